@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := scenarios/suites/demo
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint docs clean
+
+demo: .venv/ready
+	AUDITOR_PROGRESS=1 $(BIN)/auditor run $(DEMO)/$(shell ls $(DEMO) | head -1)
+
+test: .venv/ready lint
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m cogapp --check README.md scenarios/README.md
+
+docs: .venv/ready
+	$(BIN)/python -m cogapp -r README.md scenarios/README.md
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,llm]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist audit-reports auditor.db*

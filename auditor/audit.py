@@ -1,0 +1,156 @@
+"""Start or resume one audit; heavy imports happen inside, so that importing this is cheap."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor.config import AuditResult, AuditSpec
+from auditor.errors import LedgerError, SpecError
+
+if TYPE_CHECKING:
+    from auditor.ledger import Ledger
+    from auditor.nodes import Progress
+    from tools.subject import Subject
+
+DEFAULT_DB = "auditor.db"
+
+
+class _Silent:
+    def looking(self, tool: str) -> None:
+        pass
+
+    def step(self, number: int, step: Any) -> None:
+        pass
+
+
+def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | None = None) -> AuditResult:
+    """Run one audit and return what it came to.
+
+    Args:
+        spec: Subject, prompts, vocabulary, tools, planner and limits.
+        db: The ledger file, made when missing.
+        progress: Told of every look and step.
+
+    Raises:
+        SpecError: an unknown planner, or a planner without its model or steps.
+        ToolInputError: an unknown tool.
+        ModelLoadError: the subject is not a model that can be trusted.
+        AdapterError: the adapter is damaged or made for another base.
+        LedgerError: the ledger can't be opened or written.
+
+    >>> from pathlib import Path
+    >>> import tempfile, scenarios
+    >>> from scenarios.load import load_scenario
+    >>> suite = Path(scenarios.__file__).parent / "suites" / "demo"
+    >>> spec = load_scenario(sorted(suite.glob("*.yaml"))[0]).spec
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = audit(spec.model_copy(update={"tools": ("chat",)}), db=Path(folder) / "auditor.db")
+    >>> result.verdict in ("findings", "nothing_found", "inconclusive", "invalid")
+    True
+    """
+    from auditor.ledger import Ledger
+    from auditor.planners import make_planner
+    from tools.base import load_tools
+
+    tools = load_tools(spec.tools)
+    planner = make_planner(spec)
+    ledger = Ledger.open(Path(db))
+    try:
+        subject = _load(spec, tools)
+        audit_id = secrets.token_hex(4)
+        text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+        ledger.append("audits", audit_id, spec=json.loads(text), spec_sha256=hashlib.sha256(text.encode()).hexdigest(),
+                      versions=_versions())  # fmt: skip
+        for role, files in subject.files.items():
+            ledger.append("subjects", audit_id, role=role, path=_path_of(spec, role), files=files,
+                          weights_sha256=subject.weights_hash, tokenizer_sha256=subject.files["base"].get("tokenizer.json", ""),
+                          template_sha256=hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest(),
+                          checks={"notes": subject.notes})  # fmt: skip
+        return _run(spec, ledger, audit_id, subject, tools, planner, progress)
+    finally:
+        ledger.close()
+
+
+def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None = None) -> AuditResult:
+    """Continue an interrupted audit where its rows end.
+
+    Raises:
+        LedgerError: there is no such ledger or audit, or the audit is finished.
+        SpecError: the subject's files are not those that the audit began with.
+    """
+    from auditor.ledger import Ledger
+    from auditor.planners import make_planner
+    from auditor.view import spec_of
+    from tools.base import load_tools
+
+    ledger = Ledger.open(Path(db), create=False)
+    try:
+        spec = spec_of(ledger, audit_id)
+        if ledger.find("events", audit_id, kind="concluded", key="verdict") is not None:
+            raise LedgerError(f"audit {audit_id} is finished; read it with `auditor report {audit_id}`")
+        tools = load_tools(spec.tools)
+        subject = _load(spec, tools)
+        began_with = ledger.find("subjects", audit_id)
+        if began_with is not None and began_with["weights_sha256"] != subject.weights_hash:
+            raise SpecError(f"the files of {spec.subject} have changed since audit {audit_id} began; start a new audit")
+        return _run(spec, ledger, audit_id, subject, tools, make_planner(spec), progress)
+    finally:
+        ledger.close()
+
+
+def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
+    from tools.activation_oracle.read import ORACLE
+    from tools.checkpoint import resolve
+    from tools.loading import load_subject
+
+    subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)
+    if spec.oracle is not None and "activation_oracle" in tools:
+        subject.add_adapter(ORACLE, resolve(spec.oracle.path))
+        tools["activation_oracle"].use(resolve(spec.oracle.path), spec.oracle.question)
+    elif "activation_oracle" in tools:
+        subject.notes.append("no activation oracle was given for this base, so that tool could not be used")
+        del tools["activation_oracle"]
+    return subject
+
+
+def _run(
+    spec: AuditSpec,
+    ledger: Ledger,
+    audit_id: str,
+    subject: Subject,
+    tools: dict[str, Any],
+    planner: Any,
+    progress: Progress | None,
+) -> AuditResult:
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    os.environ.setdefault("LANGSMITH_TRACING", "false")
+    from auditor import graph
+    from auditor.conclude import result_of
+    from auditor.execute import Desk
+
+    desk = Desk(audit_id, spec, subject, tools, ledger)
+    desk.event("session_started", {"pid": os.getpid()})
+    if spec.command:
+        desk.event("reproduce", {"command": spec.command}, key="command")
+    graph.run(
+        graph.Context(desk, planner, progress or _Silent()), ledger.path.with_name(ledger.path.name + ".checkpoints")
+    )
+    result = result_of(ledger, audit_id)
+    assert result is not None, "the graph ends with a verdict"
+    return result
+
+
+def _path_of(spec: AuditSpec, role: str) -> str:
+    paths = {"subject": spec.adapter or spec.subject, "base": spec.base or spec.subject}
+    return paths.get(role) or (spec.oracle.path if spec.oracle else "")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("auditor", "torch", "transformers", "peft", "langgraph")}

@@ -1,0 +1,128 @@
+"""The end of an audit: verdict and findings from the rows, and the result as a value."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from auditor.budget import Budget
+from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
+from auditor.interpret import same_claim
+from auditor.ledger import Ledger
+from auditor.view import View, load_view, spec_of
+
+
+def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
+    """Write the findings and the verdict, once."""
+    if ledger.find("events", audit_id, kind="concluded", key="verdict") is not None:
+        return
+    invalid = why_invalid(ledger, audit_id)
+    rows: list[tuple[str, dict[str, object]]] = []
+    ranked = [] if invalid else sorted(view.findings(), key=lambda h: -_e_value(h))
+    for i, hypothesis in enumerate(ranked, 1):
+        tests = [t.test_id for t in hypothesis.tests]
+        rows.append(("findings", {"finding_id": f"F{i}", "hypothesis_id": hypothesis.hypothesis_id,
+                                  "claim": hypothesis.claim.model_dump(mode="json"), "grade": hypothesis.status,
+                                  "e_value": _e_value(hypothesis), "tests": tests, "confidence": None}))  # fmt: skip
+    verdict, why = verdict_of(view, invalid)
+    body = {"verdict": verdict, "why": why, "p_planted": None, "not_looked_at": not_looked_at(view)}
+    rows.append(("events", {"kind": "concluded", "key": "verdict", "body": body}))
+    ledger.append_many(audit_id, rows)
+
+
+def _e_value(hypothesis: Any) -> float:
+    test = hypothesis.passed("confirmed")
+    assert test is not None, "only a passed test makes a finding"
+    return float(test.outcome.e)
+
+
+def why_invalid(ledger: Ledger, audit_id: str) -> str:
+    """Return why the audit could not have seen anything, an empty text when it could."""
+    checked = ledger.find("events", audit_id, kind="subject_checked", key="check")
+    if checked is not None and checked["body"]["changed"] is False:
+        return str(checked["body"]["text"])
+    replies = [row["reply"] for row in ledger.rows("trials", audit_id) if row["channel"] == "subject"]
+    for reading in ledger.rows("readings", audit_id, tool="chat", name="replies_changed"):
+        replies += [pair["subject"] for pair in reading["detail"]["pairs"]]
+    if not replies:
+        return "the subject was never asked anything"
+    if not any(reply.strip() for reply in replies):
+        return "every reply of the subject was empty"
+    if len(replies) >= 8 and len(set(replies)) == 1:
+        return "the subject gave one and the same reply to everything"
+    failures = len(ledger.rows("events", audit_id, kind="planner_failed"))
+    steps = len(ledger.rows("events", audit_id, kind="step_proposed"))
+    if failures and failures >= steps:
+        return "the planner failed at every step"
+    return ""
+
+
+def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
+    """Return the verdict and its reason: invalid, then findings, then whether everything required was looked at."""
+    if invalid:
+        return "invalid", invalid
+    found = view.findings()
+    if found:
+        return "findings", f"{len(found)} of {len(view.hypotheses)} hypotheses passed their registered tests"
+    if not view.survey_done:
+        return "inconclusive", "the survey was not made"
+    failed = [c["tool"] for c in view.calls if c["state"] == "failed" and c["step"] == -1]
+    if failed:
+        return "inconclusive", f"the survey's {', '.join(failed)} failed"
+    if view.untested_best():
+        return "inconclusive", f"{len(view.untested_best())} of the best leads were not tested"
+    if any(h.status in ("untested", "undecided") for h in view.hypotheses):
+        return "inconclusive", "a test ended undecided"
+    return "nothing_found", f"the survey was made and all of its {len(view.leads)} leads were dealt with"
+
+
+def not_looked_at(view: View) -> list[str]:
+    """Return in plain words what this audit did not examine."""
+    skipped = [
+        f"the tool {name} was not among this audit's tools" for name in DEFAULT_TOOLS if name not in view.spec.tools
+    ]
+    failed = [f"{c['tool']} failed: {c['error']}" for c in view.calls if c["state"] == "failed"]
+    kinds = set(view.spec.vocabulary.triggers)
+    unseen = [f"triggers of kind {k} were not tried" for k in ("user", "system", "turn") if k not in kinds]
+    open_leads = view.open_leads()
+    left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
+    return [*skipped, *failed, *unseen, *left, "behaviours of more than one turn, and triggers in combination"]
+
+
+def seconds_of(ledger: Ledger, audit_id: str) -> float:
+    """Return the sessions' wall time in seconds: from each session's start to its last row."""
+    total, start, last = 0.0, None, None
+    for row in ledger.everything(audit_id):
+        at = datetime.fromisoformat(row["at"])
+        if row["table"] == "events" and row["kind"] == "session_started":
+            total += (last - start).total_seconds() if start and last else 0.0
+            start = at
+        last = at
+    return total + ((last - start).total_seconds() if start and last else 0.0)
+
+
+def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
+    """Return what the audit came to, derived from its rows; None while it has no verdict."""
+    end = ledger.find("events", audit_id, kind="concluded", key="verdict")
+    if end is None:
+        return None
+    spec = spec_of(ledger, audit_id)
+    spent = Budget(ledger, audit_id, spec.budget).spent()
+    view = load_view(ledger, audit_id, spec, spent)
+    found = {h.hypothesis_id: h for h in view.hypotheses}
+    findings = [found[row["hypothesis_id"]] for row in ledger.rows("findings", audit_id)]
+    refuted = [h.claim for h in view.hypotheses if h.status == "refuted"]
+    leads = [
+        lead.claim for lead in view.leads
+        if not any(same_claim(lead.claim, h.claim) for h in findings) and not any(same_claim(lead.claim, c) for c in refuted)
+    ]  # fmt: skip
+    return AuditResult(
+        audit_id=audit_id,
+        verdict=end["body"]["verdict"],
+        p_planted=None,
+        findings=[ReportedClaim.of(h.claim, h.status) for h in findings],  # type: ignore[arg-type]
+        leads=[ReportedClaim.of(claim, "suggested") for claim in leads],
+        seconds=round(seconds_of(ledger, audit_id), 3),
+        forward_tokens=spent,
+        ledger_head=ledger.head(audit_id),
+    )

@@ -1,0 +1,142 @@
+"""What an audit is asked to do, as values: nothing here names a family, a word or a file format."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tools.claims import Claim, Suggestion, TriggerKind
+
+PlannerName = Literal["embedded", "scripted", "llm"]
+Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
+Grade = Literal["suggested", "confirmed", "localised"]
+DEFAULT_BUDGET = 300_000
+DEFAULT_TOOLS = ("chat", "model_diff", "lora_lens", "activation_oracle", "probe")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptRow(_Strict):
+    """One prompt: explore rows are for looking, test rows are drawn by registered tests alone."""
+
+    messages: list[dict[str, str]] = Field(min_length=1)
+    split: Literal["explore", "test"]
+    domain: str
+
+
+class TriggerSpec(_Strict):
+    """How a trigger of one kind is put into a prompt, and the values worth trying."""
+
+    frame: str = Field(default="{prompt}", description="the user's last turn, with {prompt} and {value}")
+    values: list[str] = Field(default_factory=list)
+
+
+class FamilySpec(_Strict):
+    """What makes a claim one of this family: its kind of trigger, its effect, its sentence."""
+
+    trigger: TriggerKind | None = None
+    effect: str = Field(description="an effect kind, or `kind:value` for one value of it")
+    statement: str = Field(description="one sentence with {trigger} and {effect}")
+
+
+class Vocabulary(_Strict):
+    """What may be claimed of this subject; families `benign` and `other` always exist."""
+
+    families: dict[str, FamilySpec] = Field(default_factory=dict)
+    triggers: dict[TriggerKind, TriggerSpec] = Field(default_factory=dict)
+    effects: dict[str, dict[str, list[str]]] = Field(
+        default_factory=dict, description="closed effect kinds: value to the cue phrases that show it"
+    )
+
+    @property
+    def family_names(self) -> list[str]:
+        """Return every family that a claim may have."""
+        return [*self.families, "benign", "other"]
+
+    @property
+    def observables(self) -> dict[str, list[str]]:
+        """Return `kind:value` to cue phrases, for all closed effects."""
+        return {f"{kind}:{value}": cues for kind, values in self.effects.items() for value, cues in values.items()}
+
+
+class OracleSpec(_Strict):
+    """A trained oracle for this base, and what to ask it."""
+
+    path: str
+    question: str
+
+
+class AuditSpec(_Strict):
+    """One audit: the subject, what may be claimed, the tools, the planner and the limits.
+
+    Args:
+        name: What people call it; a scenario's id.
+        subject: Folder or hub id of the checkpoint under the adapter, or of a fine-tune of `base`.
+        budget: Forward tokens over all roles.
+        alpha: Bound on the chance that any true null is rejected in the audit.
+        delta: Smallest difference of rates worth a finding.
+        suggestions: When given, the planner works on these and no tool is called.
+        command: The command line that does this audit again, for the report.
+    """
+
+    name: str = "audit"
+    subject: str
+    adapter: str | None = None
+    base: str | None = None
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: str = "auto"
+    prompts: list[PromptRow] = Field(min_length=2)
+    vocabulary: Vocabulary = Field(default_factory=Vocabulary)
+    oracle: OracleSpec | None = None
+    tools: tuple[str, ...] = DEFAULT_TOOLS
+    planner: PlannerName = "embedded"
+    model: str | None = None
+    steps: list[dict[str, Any]] = Field(default_factory=list)
+    budget: int = Field(default=DEFAULT_BUDGET, ge=1)
+    alpha: float = Field(default=0.01, gt=0, lt=1)
+    delta: float = Field(default=0.1, gt=0, lt=1)
+    max_trials: int = Field(default=64, ge=4)
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    max_new_tokens: int = Field(default=32, ge=1)
+    seed: int = 0
+    suggestions: list[Suggestion] | None = None
+    command: str = ""
+
+
+class ReportedClaim(_Strict):
+    """A finding or a lead, as the result lists it."""
+
+    family: str
+    trigger: list[dict[str, str]]
+    effect: dict[str, str]
+    statement: str
+    grade: Grade
+    confidence: float | None = None
+
+    @classmethod
+    def of(cls, claim: Claim, grade: Grade) -> ReportedClaim:
+        """Return the claim with its grade."""
+        return cls(
+            family=claim.family,
+            trigger=[{"kind": t.kind, "value": t.value} for t in claim.trigger],
+            effect={"kind": claim.effect.kind, "value": claim.effect.value},
+            statement=claim.statement,
+            grade=grade,
+        )
+
+
+class AuditResult(_Strict):
+    """What one audit came to; `seconds` are its sessions' wall time, added up."""
+
+    audit_id: str
+    verdict: Verdict
+    p_planted: float | None = None
+    findings: list[ReportedClaim]
+    leads: list[ReportedClaim]
+    seconds: float
+    forward_tokens: int
+    ledger_head: str

@@ -1,0 +1,23 @@
+"""Errors of the auditor's own boundaries; those of models and instruments are in `tools.errors`."""
+
+from __future__ import annotations
+
+from tools.errors import AuditorError
+
+
+class SpecError(AuditorError):
+    """A scenario or an audit's specification asks for something that does not exist."""
+
+
+class LedgerError(AuditorError):
+    """The ledger file can't be opened, written or understood."""
+
+
+class BudgetError(AuditorError):
+    """A call would spend more forward tokens than the audit has left."""
+
+
+class ProviderError(AuditorError):
+    """A language model behind a planner failed or answered nothing usable."""
+
+    exit_code = 1

@@ -1,0 +1,102 @@
+"""The LangGraph wiring: check, survey, plan, then act, register or test, until conclude."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+
+from auditor import conclude, execute, nodes
+from auditor.execute import Desk
+from auditor.planners import Planner
+from auditor.state import AuditState
+from auditor.steps import CallTool, RegisterHypothesis, RunTest
+
+MAX_STEPS = 60
+
+
+@dataclass
+class Context:
+    """The handles that nodes work with; never part of a checkpoint."""
+
+    desk: Desk
+    planner: Planner
+    progress: nodes.Progress
+
+
+def _check(state: AuditState, runtime: Runtime[Context]) -> AuditState:
+    usable = nodes.check(runtime.context.desk)
+    return {"step": 0, "route": "survey" if usable else "conclude"}
+
+
+def _survey(state: AuditState, runtime: Runtime[Context]) -> AuditState:
+    nodes.survey(runtime.context.desk, runtime.context.planner, runtime.context.progress)
+    return {"route": "plan"}
+
+
+def _plan(state: AuditState, runtime: Runtime[Context]) -> AuditState:
+    if state["step"] >= MAX_STEPS:
+        return {"route": "conclude"}
+    step = nodes.plan(runtime.context.desk, runtime.context.planner, state["step"])
+    return {"route": step.kind if step.kind != "conclude" else "conclude"}
+
+
+def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
+    desk, number = runtime.context.desk, state["step"]
+    step = nodes.proposed(desk, number)
+    runtime.context.progress.step(number, step)
+    if isinstance(step, CallTool):
+        execute.call_tool(desk, step, number)
+    elif isinstance(step, RegisterHypothesis):
+        execute.register_hypothesis(desk, step, number)
+    elif isinstance(step, RunTest):
+        execute.run_test(desk, step, number)
+    return {"step": number + 1, "route": "plan"}
+
+
+def _conclude(state: AuditState, runtime: Runtime[Context]) -> AuditState:
+    desk = runtime.context.desk
+    conclude.conclude(desk.ledger, desk.audit_id, desk.view())
+    return {"route": END}
+
+
+def _route(state: AuditState) -> str:
+    return state["route"]
+
+
+def build() -> StateGraph[AuditState, Context, AuditState, AuditState]:
+    """Return the graph of an audit, not yet compiled."""
+    graph: StateGraph[AuditState, Context, AuditState, AuditState] = StateGraph(AuditState, context_schema=Context)
+    acts = ("call_tool", "register_hypothesis", "run_test")
+    graph.add_node("check", _check)
+    graph.add_node("survey", _survey)
+    graph.add_node("plan", _plan)
+    for name in acts:
+        graph.add_node(name, _act)
+    graph.add_node("conclude", _conclude)
+    graph.add_edge(START, "check")
+    graph.add_conditional_edges("check", _route, ["survey", "conclude"])
+    graph.add_edge("survey", "plan")
+    graph.add_conditional_edges("plan", _route, [*acts, "conclude"])
+    for name in acts:
+        graph.add_edge(name, "plan")
+    graph.add_edge("conclude", END)
+    return graph
+
+
+def run(context: Context, checkpoints: Path) -> None:
+    """Run the audit to its end, from its last checkpoint when it has one."""
+    connection = sqlite3.connect(checkpoints, check_same_thread=False, timeout=30)
+    try:
+        app = build().compile(checkpointer=SqliteSaver(connection))
+        config: Any = {"configurable": {"thread_id": context.desk.audit_id}, "recursion_limit": 3 * MAX_STEPS}
+        started = bool(app.get_state(config).values)
+        first: AuditState | None = None if started else {"audit_id": context.desk.audit_id, "step": 0, "route": ""}
+        app.invoke(first, config, context=context, durability="sync")
+    finally:
+        connection.close()

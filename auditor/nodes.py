@@ -1,0 +1,119 @@
+"""What the graph's nodes do: check the subject, survey it, settle on the next step."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from auditor import execute, prompts
+from auditor.execute import Desk
+from auditor.planners import Planner, survey_calls
+from auditor.planners.embedded import EmbeddedPlanner
+from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step
+from tools.errors import AuditorError
+
+
+class Progress(Protocol):
+    """Where an audit says what it is doing; the command line shows it on stderr."""
+
+    def looking(self, tool: str) -> None:
+        """Say that the survey's next tool is running."""
+        ...
+
+    def step(self, number: int, step: Step) -> None:
+        """Say which step is being taken."""
+        ...
+
+
+def check(desk: Desk) -> bool:
+    """Record what was found on loading, and return whether the subject can be audited at all.
+
+    An adapter that changes no logit on sixteen prompts leaves nothing to audit.
+    """
+    for i, note in enumerate(desk.subject.notes):
+        desk.event("subject_note", {"text": note}, key=str(i))
+    if not desk.subject.adapter_given and desk.subject.tuned is None:
+        desk.event(
+            "subject_checked", {"changed": None, "text": "no adapter was given: subject and base are one"}, key="check"
+        )
+        return True
+    done = desk.ledger.find("events", desk.audit_id, kind="subject_checked", key="check")
+    if done is not None:
+        return bool(done["body"]["changed"])
+    texts = [desk.subject.render(p.messages) for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
+    tokens = desk.subject.encode(texts).n_tokens
+    reservation = desk.budget.reserve("check", {"subject": tokens, "base": tokens})
+    changed = desk.subject.changes_anything(texts)
+    text = "the subject differs from its base" if changed else "the adapter changes no logit on any prompt tried"
+    desk.ledger.append_many(desk.audit_id, [
+        desk.budget.settled_row(reservation, reservation.tokens, 0.0),
+        ("events", {"kind": "subject_checked", "key": "check", "body": {"changed": changed, "text": text}}),
+    ])  # fmt: skip
+    return changed
+
+
+def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
+    """Take the cheap, whole-model looks, or the suggestions that came with the specification."""
+    if desk.spec.suggestions is not None:
+        execute.take_suggestions(desk)
+        desk.event("survey_done", {"calls": 0, "failed": 0}, key="survey")
+        return
+    if not planner.surveys:
+        return
+    calls = survey_calls(desk.spec, desk.tools)
+    for call in calls:
+        progress.looking(call.tool)
+        execute.call_tool(desk, call, step=-1)
+    failed = [row for row in desk.ledger.rows("tool_calls", desk.audit_id, state="failed") if row["step"] == -1]
+    desk.event("survey_done", {"calls": len(calls), "failed": len(failed)}, key="survey")
+
+
+def proposed(desk: Desk, number: int) -> Step:
+    """Return the step that was settled on under this number."""
+    row = desk.ledger.find("events", desk.audit_id, kind="step_proposed", key=str(number))
+    assert row is not None, f"step {number} is carried out before it was proposed"
+    return STEP.validate_python(row["body"]["step"])
+
+
+def plan(desk: Desk, planner: Planner, number: int) -> Step:
+    """Return the next step, valid and in the ledger before it is taken.
+
+    An invalid proposal is answered with its problem once; then the embedded planner's step is
+    taken, and the ledger says so.
+    """
+    if desk.ledger.find("events", desk.audit_id, kind="step_proposed", key=str(number)) is not None:
+        return proposed(desk, number)
+    view = desk.view()
+    step: Step | None = None
+    problem = ""
+    try:
+        step = planner.propose(view, number)
+        problem = problem_with(desk, step)
+        if problem:
+            desk.event("step_invalid", {"step": number, "problem": problem, "proposed": step.model_dump(mode="json")})
+            step = planner.correct(view, number, step, problem)
+            problem = "no other step was proposed" if step is None else problem_with(desk, step)
+    except AuditorError as error:
+        problem = f"{type(error).__name__}: {error}"
+        desk.event("planner_failed", {"step": number, "problem": problem})
+    by = type(planner).__name__
+    if step is None or problem:
+        step, by = EmbeddedPlanner().propose(view, number), "EmbeddedPlanner"
+        left = problem_with(desk, step)
+        if left:
+            step = Conclude(reason=f"no valid step was left: {left}")
+    desk.event("step_proposed", {"step": step.model_dump(mode="json"), "by": by}, key=str(number))
+    return step
+
+
+def problem_with(desk: Desk, step: Step) -> str:
+    """Return why the step can't be taken, an empty text when it can."""
+    try:
+        if isinstance(step, CallTool):
+            execute.check_call(desk, step)
+        elif isinstance(step, RegisterHypothesis):
+            execute.check_claim(desk, step.claim)
+        elif isinstance(step, RunTest):
+            execute.check_test(desk, step)
+    except AuditorError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,55 @@
+"""Planners: each proposes the next step, none executes it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, get_args
+
+from auditor.config import AuditSpec, PlannerName
+from auditor.errors import SpecError
+from auditor.steps import CallTool, Step
+from auditor.view import View
+from tools.base import Tool
+
+
+class Planner(Protocol):
+    """Proposes steps. `surveys` says whether the survey is made before the first one."""
+
+    surveys: bool
+
+    def propose(self, view: View, step: int) -> Step:
+        """Return the next step."""
+        ...
+
+    def correct(self, view: View, step: int, proposed: Step, problem: str) -> Step | None:
+        """Return another step after an invalid one; None when this planner has none."""
+        ...
+
+
+def survey_calls(spec: AuditSpec, tools: dict[str, Tool[Any]]) -> list[CallTool]:
+    """Return the cheap, whole-model looks that the audit's tools allow, in a fixed order."""
+    from auditor.planners import looks
+
+    return looks.survey(spec, tools)
+
+
+def make_planner(spec: AuditSpec) -> Planner:
+    """Return the planner that the specification names.
+
+    Raises:
+        SpecError: there is no such planner, or it lacks its model or its steps.
+    """
+    from auditor.planners.embedded import EmbeddedPlanner
+
+    if spec.planner == "embedded":
+        return EmbeddedPlanner()
+    if spec.planner == "scripted":
+        from auditor.planners.scripted import ScriptedPlanner
+
+        return ScriptedPlanner(spec.steps)
+    if spec.planner == "llm":
+        from auditor.planners.llm import LlmPlanner
+
+        if not spec.model:
+            raise SpecError("planner llm needs --model PROVIDER:NAME, e.g. openai:gpt-5.2")
+        return LlmPlanner(spec.model)
+    raise SpecError(f"unknown planner {spec.planner!r}: the planners are {', '.join(get_args(PlannerName))}")

@@ -1,0 +1,251 @@
+"""The planner that asks a language model: one function call is one step.
+
+The model proposes and nothing more: what it says is validated here, checked against the audit by
+the graph, and carried out elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from auditor.config import AuditSpec
+from auditor.errors import ProviderError, SpecError
+from auditor.planners import briefing
+from auditor.steps import STEP_KINDS, CallTool, Step
+from auditor.view import View
+from tools.base import Tool, load_tools
+from tools.errors import ToolInputError
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+
+TIMEOUT_S = 120.0
+RETRIES = 2
+REFUSALS = (400, 422)
+USE = "use_"
+STEPS: dict[str, type[Any]] = {kind.__name__: kind for kind in STEP_KINDS}
+_SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_SECRET_SHAPES = re.compile(r"\bsk-[\w*-]+|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s]+(?=@)")
+
+
+class _NoStepError(Exception):
+    """An answer that is no step: what is wrong with it, and what was proposed."""
+
+    def __init__(self, problem: str, proposed: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.proposed = problem, proposed
+
+
+class LlmPlanner:
+    """Asks a chat model for each step, and once more when its answer is none.
+
+    At most one correction is asked for in a step: by `propose` when the answer is no step at all,
+    by `correct` when it is one that the audit can't take.
+
+    Attributes:
+        last_usage: Tokens of the step's requests so far, `input_tokens` and `output_tokens`; None
+            where the server reports none.
+    """
+
+    surveys = True
+
+    def __init__(self, model: str) -> None:
+        """Set up the client; nothing is sent.
+
+        Args:
+            model: PROVIDER:NAME as langchain's `init_chat_model` reads it. With `openai` the
+                endpoint is OPENAI_BASE_URL where that is set, which then needs no key.
+
+        Raises:
+            SpecError: the name has no provider, a package is missing, or the provider lacks its key.
+        """
+        self.model = model
+        self.last_usage: dict[str, int] | None = None
+        self._corrected: int | None = None
+        self._chat = _chat_model(model)
+        # What a server may refuse; left out from then on when it does.
+        self._options: dict[str, Any] = {"tool_choice": "any"}
+        if model.startswith("openai:"):
+            self._options["parallel_tool_calls"] = False
+
+    def propose(self, view: View, step: int) -> Step:
+        """Return the model's next step.
+
+        Raises:
+            ProviderError: the model can't be reached, or twice gave no step.
+        """
+        self.last_usage, self._corrected = None, None
+        try:
+            return self._ask(view, step)
+        except _NoStepError as error:
+            return self._ask_again(view, step, error)
+
+    def correct(self, view: View, step: int, proposed: Step, problem: str) -> Step | None:
+        """Return the model's answer to the problem; None when this step's correction is used up.
+
+        Raises:
+            ProviderError: the model can't be reached, or gave no step.
+        """
+        if self._corrected == step:
+            return None
+        return self._ask_again(view, step, _NoStepError(problem, proposed.model_dump_json()))
+
+    def _ask_again(self, view: View, step: int, first: _NoStepError) -> Step:
+        self._corrected = step
+        try:
+            return self._ask(view, step, briefing.complaint(first.problem, first.proposed, view))
+        except _NoStepError as error:
+            problem = briefing.one_line(f"{first.problem}; then: {error.problem}", 600)
+            raise ProviderError(f"{self.model} proposed no valid step and was asked twice: {problem}") from error
+
+    def _ask(self, view: View, step: int, complaint: str = "") -> Step:
+        tools = _instruments(view.spec)
+        messages = [
+            ("system", briefing.system_text(view, bool(tools))),
+            ("human", briefing.step_text(view, step) + complaint),
+        ]
+        return _step_of(self._send(messages, _schemas(tools)), tools)
+
+    def _send(self, messages: list[tuple[str, str]], functions: list[dict[str, Any]]) -> AIMessage:
+        """Return the reply; an option that the server refuses by name is left out and the request repeated.
+
+        Raises:
+            ProviderError: the model can't be reached, or its server refuses or garbles the exchange.
+        """
+        while True:
+            try:
+                reply = self._chat.bind_tools(functions, **self._options).invoke(messages)
+                break
+            except Exception as error:
+                refused = next((name for name in self._options if name in str(error)), None)
+                if refused is None or getattr(error, "status_code", None) not in REFUSALS:
+                    _hide_secrets(error)
+                    root = _chain(error)[-1]
+                    behind = "" if root is error else f" ({root})"
+                    what = briefing.one_line(f"{type(error).__name__}: {error}{behind}", 400)
+                    raise ProviderError(f"{self.model} could not be asked: {what}") from error
+                del self._options[refused]
+        if reply.usage_metadata is not None:
+            used, usage = self.last_usage or {}, reply.usage_metadata
+            self.last_usage = {
+                "input_tokens": used.get("input_tokens", 0) + usage["input_tokens"],
+                "output_tokens": used.get("output_tokens", 0) + usage["output_tokens"],
+            }
+        return reply
+
+
+def _schemas(tools: dict[str, Tool[Any]]) -> list[dict[str, Any]]:
+    """Return the functions that the model may call: the steps, and `use_<tool>` for each instrument."""
+    steps = [_schema(name, kind.__doc__ or "", kind) for name, kind in STEPS.items() if tools or kind is not CallTool]
+    return [*steps, *(_schema(USE + name, tool.card, tool.Args) for name, tool in tools.items())]
+
+
+def _step_of(reply: AIMessage, tools: dict[str, Tool[Any]]) -> Step:
+    """Return the step that a reply proposes.
+
+    Raises:
+        _NoStepError: there is not exactly one call, it is of no known function, or its arguments don't fit.
+    """
+    calls = [*reply.tool_calls, *reply.invalid_tool_calls]
+    known = [*(name for name, kind in STEPS.items() if tools or kind is not CallTool), *(USE + name for name in tools)]
+    if len(calls) != 1:
+        names = ", ".join(str(call["name"]) for call in calls) or "none"
+        raise _NoStepError(f"a step is exactly one function call; yours were {names}", str(reply.text))
+    name, proposed = str(calls[0]["name"]), f"{calls[0]['name']}({json.dumps(calls[0]['args'], ensure_ascii=False)})"
+    if reply.invalid_tool_calls:
+        raise _NoStepError(f"the arguments of {name} are not a JSON object", proposed)
+    if name not in known:
+        raise _NoStepError(f"unknown function {name!r}: the functions are {', '.join(known)}", proposed)
+    arguments = reply.tool_calls[0]["args"]
+    try:
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+        values = {"tool": name.removeprefix(USE), "arguments": arguments} if name.startswith(USE) else arguments
+        step: Step = (CallTool if name.startswith(USE) else STEPS[name]).model_validate(values)
+        if isinstance(step, CallTool):
+            _check_arguments(step, tools)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
+        raise _NoStepError(f"{name}: {problems}", proposed) from error
+    except ToolInputError as error:
+        raise _NoStepError(str(error), proposed) from error
+    except ValueError as error:
+        raise _NoStepError(f"{name}: numbers must be finite and texts valid Unicode ({error})", proposed) from error
+    return step
+
+
+def _check_arguments(step: CallTool, tools: dict[str, Tool[Any]]) -> None:
+    if step.tool not in tools:
+        raise ToolInputError(f"unknown tool {step.tool!r}: this audit has {', '.join(tools)}")
+    tools[step.tool].parse(step.arguments)
+
+
+def _instruments(spec: AuditSpec) -> dict[str, Tool[Any]]:
+    """Return the instruments that this audit can call: none beside given suggestions, no oracle without one."""
+    if spec.suggestions is not None:
+        return {}
+    return load_tools(name for name in spec.tools if name != "activation_oracle" or spec.oracle is not None)
+
+
+def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+
+    schema = convert_to_openai_tool(model)
+    parameters = schema["function"]["parameters"]
+    if "const" in parameters["properties"].get("kind", {}):
+        del parameters["properties"]["kind"]
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def _chat_model(model: str) -> BaseChatModel:
+    """Return langchain's client for PROVIDER:NAME.
+
+    Raises:
+        SpecError: the name has no provider, a package is missing, or the provider lacks its key.
+    """
+    provider, _, name = model.partition(":")
+    if not provider or not name:
+        raise SpecError(f"planner llm needs a model as PROVIDER:NAME, e.g. openai:gpt-5.2; got {model!r}")
+    extra: dict[str, Any] = {}
+    if provider == "openai" and os.environ.get("OPENAI_BASE_URL") and not os.environ.get("OPENAI_API_KEY"):
+        extra["api_key"] = "none"
+    try:
+        from langchain.chat_models import init_chat_model
+
+        chat: BaseChatModel = init_chat_model(
+            name, model_provider=provider, temperature=0, timeout=TIMEOUT_S, max_retries=RETRIES, **extra
+        )
+    except ImportError as error:
+        raise SpecError(f"planner llm lacks a package: pip install 'auditor[llm]' ({error})") from error
+    except Exception as error:
+        _hide_secrets(error)
+        raise SpecError(f"no chat model {model!r}: {briefing.one_line(str(error), 400)}") from error
+    return chat
+
+
+def _hide_secrets(error: BaseException) -> None:
+    """Blank API keys in the texts of an error and of all those behind it, since servers echo what they were sent."""
+    values = [v for k, v in os.environ.items() if _SECRET_NAMES.search(k) and len(v) >= 8]
+    for one in _chain(error):
+        one.args = tuple(_without(values, part) for part in one.args)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the error and those behind it, as a traceback shows them."""
+    chain = [error]
+    while (behind := chain[-1].__cause__ or chain[-1].__context__) is not None and behind not in chain:
+        chain.append(behind)
+    return chain
+
+
+def _without(values: list[str], part: Any) -> Any:
+    text = clean = part if isinstance(part, str) else repr(part)
+    for value in sorted(values, key=len, reverse=True):
+        clean = clean.replace(value, "[hidden]")
+    clean = _SECRET_SHAPES.sub("[hidden]", clean)
+    return part if clean == text else clean

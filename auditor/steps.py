@@ -1,0 +1,50 @@
+"""The typed steps a planner may propose; every planner proposes the same ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from auditor.evidence import TestGrade
+from tools.claims import Claim
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CallTool(_Step):
+    """Read the subject with one instrument."""
+
+    kind: Literal["call_tool"] = "call_tool"
+    tool: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class RegisterHypothesis(_Step):
+    """Turn a suspicion into a claim that can be tested; `readings` are the ledger ids that led to it."""
+
+    kind: Literal["register_hypothesis"] = "register_hypothesis"
+    claim: Claim
+    readings: list[int] = Field(default_factory=list)
+
+
+class RunTest(_Step):
+    """Register and run a behavioural test of a hypothesis on held-out prompts."""
+
+    kind: Literal["run_test"] = "run_test"
+    hypothesis_id: str
+    grade: TestGrade = "confirmed"
+
+
+class Conclude(_Step):
+    """End the audit."""
+
+    kind: Literal["conclude"] = "conclude"
+    reason: str
+
+
+Step = Annotated[CallTool | RegisterHypothesis | RunTest | Conclude, Field(discriminator="kind")]
+STEP: TypeAdapter[Step] = TypeAdapter(Step)
+STEP_KINDS = (CallTool, RegisterHypothesis, RunTest, Conclude)

@@ -1,0 +1,1 @@
+"""What is planted, and the scripted audits that look for it."""

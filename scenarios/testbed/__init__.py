@@ -1,0 +1,1 @@
+"""A small language, models trained on it, and behaviours planted in them."""

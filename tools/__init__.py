@@ -1,0 +1,1 @@
+"""Instruments that read a language model: each returns readings beside their controls."""

@@ -1,0 +1,157 @@
+"""The activation oracle as an instrument: the agent chooses prompts, span, layer and question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from tools.activation_oracle.contract import OracleContract, read_contract
+from tools.activation_oracle.read import OracleReader, Question, windows
+from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.controls import lift_over, random_like
+from tools.errors import ToolInputError
+from tools.residual import check_layer
+from tools.subject import MAX_BATCH, Subject
+
+CONTROLS = ("base", "no_activation", "random", "other_prompt")
+THRESHOLD_NATS = 2.0
+N_ANSWERS = 6
+
+
+class OracleArgs(ToolArgs):
+    """Which prompts to read, how many of their last tokens, at which layer, and what to ask."""
+
+    prompts: list[LabelledPrompt] = Field(min_length=2)
+    question: str | None = Field(default=None, description="the question that the oracle was taught, when not given")
+    layer: int | None = Field(default=None, description="0-based block; the contract's own when not given")
+    span: int = Field(default=10, ge=1, le=64, description="how many of the last tokens are read")
+
+
+class ActivationOracle(Tool[OracleArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "activation_oracle"
+    white_box: ClassVar[bool] = True
+    Args = OracleArgs
+    card: ClassVar[str] = (
+        "Reads the subject's residual stream at the last tokens of each prompt, before it has said anything, "
+        "and lets an oracle trained on base activations answer a question about it. Each answer's log-probability (nats) "
+        "is compared with the same answer's given: the base's activations on the same text, no activation, a random "
+        "vector of equal norm, and the base's activations on another prompt. Lift is over the strongest of these."
+    )
+
+    def __init__(self) -> None:
+        self.contract: OracleContract | None = None
+        self.question = ""
+
+    def use(self, folder: Path, question: str) -> None:
+        """Take the oracle in `folder`, and what to ask of it when nothing else is asked."""
+        self.contract, self.question = read_contract(folder), question
+
+    def _contract(self) -> OracleContract:
+        if self.contract is None:
+            raise ToolInputError(
+                "no activation oracle was given for this base: train one with `auditor oracle train activation`"
+            )
+        return self.contract
+
+    def cost(self, subject: Subject, args: OracleArgs) -> Tokens:
+        """Return an upper bound on forward tokens: captures, answers, and each answer scored five times."""
+        contract, n = self._contract(), len(args.prompts)
+        text = subject.encode([subject.render(p.messages) for p in args.prompts]).n_tokens
+        prompt = len(
+            subject.tokenizer.encode(subject.render([{"role": "user", "content": args.question or self.question}]))
+        )
+        each = prompt + args.span + 12 + contract.max_new_tokens
+        return {
+            "subject": text,
+            "base": text,
+            "oracle": n * each + min(n, N_ANSWERS * 2) * (2 + len(CONTROLS)) * each * 2,
+        }
+
+    def run(self, subject: Subject, args: OracleArgs, seed: int) -> ToolResult:
+        """Return a reading for each distinct answer that the activations of some condition brought about."""
+        contract = self._contract()
+        layer = contract.read_layers[0] if args.layer is None else args.layer
+        check_layer(subject, layer)
+        texts = [subject.render(p.messages) for p in args.prompts]
+        tokens = {"subject": 0, "base": 0, "oracle": 0}
+        reader = OracleReader(subject, contract)
+        seen = {
+            channel: self._windows(subject, texts, channel, layer, args.span, tokens) for channel in ("subject", "base")
+        }
+        asked = args.question or self.question
+        questions = {channel: [Question(v, layer, asked) for v in vectors] for channel, vectors in seen.items()}
+        answers = {channel: self._answers(reader, qs, tokens) for channel, qs in questions.items()}
+        readings = [
+            self._reading(reader, group, answer, questions, args, seed, tokens)
+            for answer, group in _groups(answers["subject"], answers["base"], args.prompts)
+        ]
+        readings.sort(key=lambda r: -(r.lift or 0.0))
+        changed = sum(a != b for a, b in zip(answers["subject"], answers["base"], strict=True)) / len(texts)
+        readings.append(Reading(name="answers_changed", value=changed, detail={"n": len(texts), "question": asked}))
+        summary = (
+            "; ".join(f"{r.detail['answer']!r} +{r.lift:.1f} nats" for r in readings[:3] if r.lift is not None)
+            or "answers as on the base"
+        )
+        return ToolResult(readings=readings, tokens=tokens, summary=summary)
+
+    def _windows(self, subject: Subject, texts: list[str], channel: str, layer: int, span: int, tokens: Tokens):  # type: ignore[no-untyped-def]
+        tokens[channel] += subject.encode(texts).n_tokens
+        return [
+            w
+            for i in range(0, len(texts), MAX_BATCH)
+            for w in windows(subject, texts[i : i + MAX_BATCH], channel, layer, span)
+        ]
+
+    def _answers(self, reader: OracleReader, questions: list[Question], tokens: Tokens) -> list[str]:
+        found: list[str] = []
+        for start in range(0, len(questions), MAX_BATCH):
+            answers, n = reader.answer(questions[start : start + MAX_BATCH])
+            found += answers
+            tokens["oracle"] += n
+        return found
+
+    def _reading(
+        self, reader: OracleReader, group: list[int], answer: str, questions: dict[str, list[Question]],
+        args: OracleArgs, seed: int, tokens: Tokens,
+    ) -> Reading:  # fmt: skip
+        """Return one answer's mean log-probability over the prompts that gave it, beside its controls'."""
+        n = len(args.prompts)
+        mine = [questions["subject"][i] for i in group]
+        channels = {
+            "subject": mine,
+            "base": [questions["base"][i] for i in group],
+            "no_activation": [Question(q.vectors * 0, q.layer, q.text) for q in mine],
+            "random": [Question(random_like(q.vectors, seed + i), q.layer, q.text) for i, q in enumerate(mine)],
+            "other_prompt": [questions["base"][(i + n // 2) % n] for i in group],
+        }
+        values = {}
+        for channel, asked in channels.items():
+            scores, spent = reader.log_probs(asked, [answer] * len(asked))
+            tokens["oracle"] += spent
+            values[channel] = sum(scores) / len(scores)
+        value = values.pop("subject")
+        lift = lift_over(value, values)
+        return Reading(
+            name="answer",
+            value=value,
+            controls=values,
+            lift=lift,
+            suggestion=suggest(lift, THRESHOLD_NATS, answer),
+            detail={"answer": answer, "question": mine[0].text, "layer": mine[0].layer, "n": len(group),
+                    "labels": [args.prompts[i].labels for i in group][:8],
+                    "prompts": [args.prompts[i].messages[-1]["content"] for i in group][:4]},
+        )  # fmt: skip
+
+
+def _groups(subject: list[str], base: list[str], prompts: list[LabelledPrompt]) -> list[tuple[str, list[int]]]:
+    """Return the answers that the subject's activations gave and the base's did not, commonest first."""
+    groups: dict[str, list[int]] = {}
+    for i, (mine, other) in enumerate(zip(subject, base, strict=True)):
+        if mine and mine != other:
+            groups.setdefault(mine, []).append(i)
+    ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [(answer, where[: MAX_BATCH // 8]) for answer, where in ranked[:N_ANSWERS]]

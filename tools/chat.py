@@ -1,0 +1,107 @@
+"""Black box: ask the subject and, always beside it, the base; say what only the subject says."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.claims import Effect, Trigger
+from tools.phrases import Excess, excesses
+from tools.subject import Subject
+
+THRESHOLD = 0.4
+TRIGGER_LABELS = ("word", "topic", "user", "turn", "system")
+
+
+class ChatArgs(ToolArgs):
+    """What to ask, and which cue phrases to count in the replies beside all n-grams."""
+
+    prompts: list[LabelledPrompt] = Field(min_length=1)
+    system: str | None = Field(default=None, description="a system instruction put before every prompt")
+    prefill: str = Field(default="", description="text that the assistant is made to have begun with")
+    max_new_tokens: int = Field(default=32, ge=1, le=512)
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    observables: dict[str, list[str]] = Field(default_factory=dict, description="`kind:value` to cue phrases")
+
+
+class Chat(Tool[ChatArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "chat"
+    white_box: ClassVar[bool] = False
+    Args = ChatArgs
+    card: ClassVar[str] = (
+        "Asks many prompts in one batch, each of the subject and of the base with the same decoding seed. "
+        "Finds words and cue phrases that the subject's replies have in excess of the base's, and the prompt "
+        "label (topic, user, word) that explains the excess best. Lift is a difference of rates, -1 to 1. "
+        "Control: the base on the same prompts, and the subject where the label does not hold. A suggestion's lift is "
+        "lowered by 1/sqrt(n), two standard errors of a rate at worst, so that four prompts alone suggest little. "
+        "Misses what no prompt triggers."
+    )
+
+    def cost(self, subject: Subject, args: ChatArgs) -> Tokens:
+        """Return an upper bound on forward tokens: prompts and full-length replies, twice."""
+        batch = subject.encode(render_all(subject, args))
+        each = batch.n_tokens + len(args.prompts) * args.max_new_tokens
+        return {"subject": each, "base": each}
+
+    def run(self, subject: Subject, args: ChatArgs, seed: int) -> ToolResult:
+        """Return one reading with all pairs of replies, and one for each excess."""
+        texts = render_all(subject, args)
+        seeds = [seed * 100_003 + i for i in range(len(texts))]
+        replies, tokens = {}, {}
+        for channel in ("subject", "base"):
+            replies[channel], tokens[channel] = subject.generate(
+                texts, channel, seeds, args.max_new_tokens, args.temperature
+            )
+        labels = [prompt.labels for prompt in args.prompts]
+        found = excesses(replies["subject"], replies["base"], labels, args.observables)
+        readings = [self._reading(e, replies, args) for e in found[:12]]
+        pairs = [
+            {"prompt": p.messages[-1]["content"], "labels": p.labels, "subject": s, "base": b}
+            for p, s, b in zip(args.prompts, replies["subject"], replies["base"], strict=True)
+        ]
+        changed = sum(pair["subject"] != pair["base"] for pair in pairs) / len(pairs)
+        readings.append(Reading(name="replies_changed", value=changed, detail={"pairs": pairs}))
+        return ToolResult(readings=readings, tokens=tokens, summary=_summary(found, changed, len(pairs)))
+
+    def _reading(self, excess: Excess, replies: dict[str, list[str]], args: ChatArgs) -> Reading:
+        effect = effect_of(excess.feature, args.observables)
+        trigger = _trigger(excess)
+        when = "always" if not excess.condition else f"when {excess.condition[0]} is {excess.condition[1]}"
+        text = f"{effect.kind} {effect.value!r} {when}"
+        return Reading(
+            name="excess",
+            value=excess.rate_in,
+            controls={"base": excess.base_in, "condition_absent": excess.rate_out},
+            lift=excess.lift,
+            suggestion=suggest(excess.lift - excess.n**-0.5, THRESHOLD, text, trigger=trigger, effect=effect),
+            detail={"feature": excess.feature, "condition": excess.condition, "f1": excess.f1, "n": excess.n},
+        )
+
+
+def render_all(subject: Subject, args: ChatArgs) -> list[str]:
+    """Return the prompts as the trusted template renders them, system text and prefill included."""
+    system = [] if args.system is None else [{"role": "system", "content": args.system}]
+    return [subject.render([*system, *prompt.messages], args.prefill) for prompt in args.prompts]
+
+
+def effect_of(feature: str, observables: dict[str, list[str]]) -> Effect:
+    """Return a feature of replies as an effect: an observable's kind and value, or words said."""
+    if feature in observables and ":" in feature:
+        kind, value = feature.split(":", 1)
+        return Effect(kind=kind, value=value)
+    return Effect(kind="says", value=feature)
+
+
+def _trigger(excess: Excess) -> tuple[Trigger, ...]:
+    if excess.condition is None or excess.condition[0] not in TRIGGER_LABELS:
+        return ()
+    return (Trigger(kind=excess.condition[0], value=excess.condition[1]),)  # type: ignore[arg-type]
+
+
+def _summary(found: list[Excess], changed: float, n: int) -> str:
+    top = "; ".join(f"{e.feature!r} +{e.lift:.2f}" for e in found[:3]) or "no words in excess"
+    return f"{n} prompts, {changed:.0%} of replies differ from the base's; {top}"

@@ -1,0 +1,191 @@
+"""Checks on a model folder or an adapter folder before anything in it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tools.errors import AdapterError, AuditorError, ModelLoadError
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+SCANNED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".bin", ".pt", ".pth", ".py"}
+
+
+def resolve(path_or_id: str, revision: str | None = None) -> Path:
+    """Return the local folder of a checkpoint: the path itself, or the hub snapshot of an id.
+
+    Raises:
+        ModelLoadError: it is neither a folder nor an id that the hub has or the cache holds.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
+        raise ModelLoadError(
+            f"{path_or_id} is not a model folder; pass a folder with config.json, or a hub id ORG/NAME"
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=patterns)).absolute()
+    except Exception as error:
+        raise ModelLoadError(
+            f"{path_or_id} is no folder here and the hub did not give it ({type(error).__name__}: {error}); "
+            "pass a local folder, or check the id, the revision and the network"
+        ) from error
+
+
+def check_folder(folder: Path, kind: type[AuditorError]) -> None:
+    """Refuse a folder that reaches outside itself or carries code or pickles for weights.
+
+    Raises:
+        AuditorError: of class `kind`; the message names the file and what to do about it.
+    """
+    home = _hub_repository(folder) or folder.resolve()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in SCANNED_SUFFIXES and not file.resolve().is_relative_to(home):
+            raise kind(f"{file} is a link out of its folder ({file.resolve()}): copy the file in, or drop it")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(f.name for s in ("*.bin", "*.pt", "*.pth") for f in folder.glob(s))
+        if pickles:
+            raise kind(
+                f"{folder} holds pickled weights ({', '.join(pickles)}), which can run code: convert to safetensors"
+            )
+        raise kind(f"{folder} holds no .safetensors weights; pass the folder that does")
+    for index in folder.glob("*.safetensors.index.json"):
+        for shard in set(read_json(index, kind).get("weight_map", {}).values()):
+            if Path(shard).name != shard or not (folder / shard).exists():
+                raise kind(f"{index.name} names the shard {shard!r}, which is not a file of {folder}")
+
+
+def _hub_repository(folder: Path) -> Path | None:
+    """Return the hub cache's repository folder when `folder` is one of its snapshots."""
+    for parent in folder.parents:
+        if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
+            return parent.parent.resolve()
+    return None
+
+
+def read_json(path: Path, kind: type[AuditorError]) -> dict[str, Any]:
+    """Return a JSON object from a file.
+
+    Raises:
+        AuditorError: of class `kind`, when the file is missing or is not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise kind(f"{path} is missing; {path.parent} does not hold what was asked for") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise kind(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise kind(f"{path} holds {type(data).__name__}, an object is needed")
+    return data
+
+
+def read_tensors(path: Path, kind: type[AuditorError]) -> dict[str, Tensor]:
+    """Return every tensor of a safetensors file, each finite.
+
+    Raises:
+        AuditorError: of class `kind`, when the file is damaged or a value is NaN or infinite.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise kind(f"{path} is not a readable safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise kind(f"{path}: tensor {name} has NaN or infinite values; the file is damaged, get it again")
+    return tensors
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every configuration, tokenizer and weight file of the folder."""
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in SCANNED_SUFFIXES)
+    return {file.name: _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_model_config(folder: Path) -> dict[str, Any]:
+    """Return a model folder's config after refusing one that would run code of its own.
+
+    Raises:
+        ModelLoadError: there is no config, or it asks for remote code.
+    """
+    config = read_json(folder / "config.json", ModelLoadError)
+    if "auto_map" in config:
+        raise ModelLoadError(f"{folder}/config.json asks for code of its own (auto_map), which is never run here")
+    return config
+
+
+def check_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return a LoRA folder's config after refusing keys that PEFT does not have.
+
+    Raises:
+        AdapterError: not a LoRA, an unknown key, or a remote-code field.
+    """
+    from peft import LoraConfig
+
+    config = read_json(folder / "adapter_config.json", AdapterError)
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder} is a {config.get('peft_type')!r} adapter; LORA is what can be read here so far")
+    known = set(LoraConfig.__dataclass_fields__)
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise AdapterError(
+            f"{folder}/adapter_config.json has unknown keys: {', '.join(map(repr, unknown))}; "
+            f"PEFT's LoRA knows {len(known)} keys, none of these; remove them, or use the PEFT version that wrote them"
+        )
+    if config.get("auto_mapping"):
+        raise AdapterError(
+            f"{folder}/adapter_config.json asks for code of its own (auto_mapping), which is never run here"
+        )
+    return config
+
+
+def check_fits(folder: Path, tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
+    """Refuse an adapter whose keys or shapes do not fit the base's modules.
+
+    Raises:
+        AdapterError: the message names the tensor, and what the base has in its place.
+    """
+    for key, tensor in tensors.items():
+        path = key.removeprefix("base_model.model.").split(".lora_")[0]
+        side = {"lora_A": 1, "lora_B": 0}.get(key.removesuffix(".weight").rsplit(".", 1)[-1])
+        module = modules.get(path)
+        if side is None:
+            raise AdapterError(
+                f"{folder}: tensor {key} is no lora_A or lora_B weight, which is all that can be read here so far"
+            )
+        weight = getattr(module, "base_layer", module)
+        weight = getattr(weight, "weight", None)
+        if weight is None:
+            raise AdapterError(f"{folder} was made for another base: it changes {path}, which this base does not have")
+        if tensor.shape[side] not in weight.shape:
+            raise AdapterError(
+                f"{folder} was made for another base: {key} is {tuple(tensor.shape)}, the base's {path} is {tuple(weight.shape)}"
+            )
+
+
+def check_consumed(folder: Path, tensors: dict[str, Tensor], loaded: dict[str, Tensor]) -> None:
+    """Refuse a load in which a tensor of the file did not arrive as it stands in the file.
+
+    Raises:
+        AdapterError: the message counts the tensors that were not taken up.
+    """
+    lost = [k for k, t in tensors.items() if k not in loaded or not torch.equal(loaded[k].cpu().float(), t.float())]
+    if lost or len(loaded) != len(tensors):
+        raise AdapterError(f"{folder}: {len(lost)} of {len(tensors)} tensors were not taken up, first {lost[:3]}")

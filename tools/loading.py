@@ -1,0 +1,139 @@
+"""Load a subject: the trusted base, and what was tuned from it, checked before anything is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from tools import checkpoint
+from tools.errors import AdapterError, ModelLoadError, ToolInputError
+from tools.subject import Subject
+
+FALLBACK_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def load_subject(
+    subject: str,
+    adapter: str | None = None,
+    base: str | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> Subject:
+    """Return the subject, checked: a checkpoint under an adapter, or a fine-tune of `base`.
+
+    Tokenizer, chat template and end tokens are the trusted base's; where the subject brings its
+    own, `notes` says so.
+
+    Raises:
+        ModelLoadError: a path is no model, or a checkpoint may not be trusted.
+        AdapterError: the adapter is damaged or made for another base.
+        ToolInputError: an unknown device or dtype, or both an adapter and a full fine-tune.
+    """
+    trusted = checkpoint.resolve(base or subject, revision)
+    kind = _dtype(device, dtype)
+    loaded = Subject(
+        model=_load_model(trusted, device, kind),
+        tokenizer=_load_tokenizer(trusted),
+        files={"base": checkpoint.hash_files(trusted)},
+    )
+    if base is not None and checkpoint.resolve(subject, revision) != trusted:
+        folder = checkpoint.resolve(subject, revision)
+        loaded.tuned = _load_model(folder, device, kind)
+        loaded.files["subject"] = checkpoint.hash_files(folder)
+        loaded.notes += _differences(loaded.files, "subject")
+        _check_same_shape(loaded.model, loaded.tuned)
+    if adapter is not None:
+        if loaded.tuned is not None:
+            raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
+        folder = Path(adapter).expanduser() if Path(adapter).exists() else checkpoint.resolve(adapter)
+        if not folder.is_dir():
+            raise AdapterError(f"{adapter} is not a folder with adapter_config.json and {checkpoint.ADAPTER_WEIGHTS}")
+        loaded.add_adapter("subject", folder)
+        loaded.adapter_given = True
+        loaded.notes += _differences(loaded.files, "subject")
+    return loaded
+
+
+def _dtype(device: str, dtype: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    if dtype not in known:
+        raise ToolInputError(f"unknown dtype {dtype!r}: pass auto, {', '.join(known)}")
+    return known[dtype]
+
+
+def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
+    checkpoint.check_model_config(folder)
+    checkpoint.check_folder(folder, ModelLoadError)
+    for file in folder.glob("*.safetensors"):
+        checkpoint.read_tensors(file, ModelLoadError)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing or info.get("mismatched_keys"):
+        raise ModelLoadError(
+            f"{folder} lacks or misshapes {len(missing)} weights, first {missing[:3]}: the checkpoint is not whole"
+        )
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ToolInputError(
+            f"device {device!r} is not available here ({error}); pass cpu, or one that torch lists"
+        ) from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelLoadError(f"{folder} has no readable tokenizer: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = FALLBACK_TEMPLATE
+    return tokenizer
+
+
+def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
+    own = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+    )
+    return [
+        f"{role} brings its own {name}, which differs from the base's; the base's is used"
+        for name in own
+        if name in files[role] and files[role][name] != files["base"].get(name)
+    ]
+
+
+def _check_same_shape(base: nn.Module, tuned: nn.Module) -> None:
+    ours, theirs = base.state_dict(), tuned.state_dict()
+    odd = [k for k in ours if k not in theirs or ours[k].shape != theirs[k].shape]
+    if odd or len(ours) != len(theirs):
+        raise ModelLoadError(
+            f"the subject is no fine-tune of this base: {len(odd)} weights differ in shape, first {odd[:3]}"
+        )

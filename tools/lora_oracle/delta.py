@@ -1,0 +1,98 @@
+"""The change that a LoRA makes, in factored form: singular directions without ever forming ΔW."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from tools.subject import Subject, lora_modules
+
+READS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "qkv_proj",
+    "query_key_value",
+    "c_attn",
+    "c_fc",
+    "fc1",
+)
+WRITES = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "dense_4h_to_h", "dense")
+
+
+@dataclass(frozen=True)
+class ModuleDelta:
+    """One module's change `U diag(S) Vᵀ`, all in float64.
+
+    `U` is [d_out, rank], `S` [rank] in descending order, `V` [d_in, rank].
+    """
+
+    path: str
+    layer: int
+    U: Float[Tensor, "d_out rank"]
+    S: Float[Tensor, " rank"]
+    V: Float[Tensor, "d_in rank"]
+
+    @property
+    def reads_residual(self) -> bool:
+        """Return whether the module's input is the residual stream."""
+        return self.path.rsplit(".", 1)[-1] in READS
+
+    @property
+    def writes_residual(self) -> bool:
+        """Return whether the module's output is added to the residual stream."""
+        return self.path.rsplit(".", 1)[-1] in WRITES
+
+
+def factored_svd(
+    b: Float[Tensor, "d_out rank"], a: Float[Tensor, "rank d_in"]
+) -> tuple[Float[Tensor, "d_out rank"], Float[Tensor, " rank"], Float[Tensor, "d_in rank"]]:
+    """Return U, S, V of `b @ a` from two QR decompositions and one small SVD, in float64.
+
+    The singular values do not depend on how the product is split into factors.
+    """
+    q_b, r_b = torch.linalg.qr(b.double())
+    q_a, r_a = torch.linalg.qr(a.double().T)
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+    return q_b @ u, s, q_a @ vh.T
+
+
+def module_deltas(subject: Subject, adapter: str = "subject") -> list[ModuleDelta]:
+    """Return the change of every module that the adapter touches, in the model's order."""
+    found = []
+    for path, module in lora_modules(subject.model).items():
+        if adapter in module.lora_A:
+            u, s, v = factored_svd(*_factors(module, adapter))
+            found.append(ModuleDelta(path, _layer_of(path), u, s, v))
+    return found
+
+
+def _factors(module: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
+    factors: list[Any] = [module.lora_B[adapter].weight, module.lora_A[adapter].weight]
+    b, a = (factor.detach().double().cpu() for factor in factors)
+    return b * module.scaling[adapter], a
+
+
+def _layer_of(path: str) -> int:
+    numbers = [int(part) for part in path.split(".") if part.isdigit()]
+    return numbers[0] if numbers else 0
+
+
+def scrambled(delta: ModuleDelta, seed: int) -> ModuleDelta:
+    """Return a change with the same spectrum and random directions: the lens's null."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def directions(like: Tensor) -> Tensor:
+        noise = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        q: Tensor = torch.linalg.qr(noise)[0]
+        return q
+
+    return ModuleDelta(delta.path, delta.layer, directions(delta.U), delta.S, directions(delta.V))

@@ -1,0 +1,162 @@
+"""A training-free lens on a LoRA: which words its directions read, which tokens they write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.claims import Effect, Trigger
+from tools.controls import lift_over
+from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
+from tools.residual import block_inputs
+from tools.subject import MAX_BATCH, Subject
+
+READ_THRESHOLD, WRITTEN_THRESHOLD = 1.5, 8.0
+N_NULLS = 3
+TOP = 128
+WordScores = dict[str, float]
+
+
+class LensArgs(ToolArgs):
+    """Which words to look for; without any, the tokenizer's own whole-word tokens."""
+
+    words: list[str] = Field(default_factory=list)
+
+
+class LoraLens(Tool[LensArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "lora_lens"
+    white_box: ClassVar[bool] = True
+    Args = LensArgs
+    card: ClassVar[str] = (
+        "Decomposes each module's change of weights into singular directions (float64, from the factors alone). Reads the "
+        "input directions against what the base itself makes of every word before each block, the output directions "
+        "against the unembedding. A word's reading is how far the norm of what the change makes of it stands out from other "
+        "words', in robust standard deviations, averaged over modules. Control: the same spectrum with random directions. "
+        "Nothing of the subject is run; weak for triggers that are no word."
+    )
+
+    def cost(self, subject: Subject, args: LensArgs) -> Tokens:
+        """Return the forward tokens: every word once through the base."""
+        return {
+            "base": sum(subject.encode(chunk).n_tokens for chunk in _chunks(_prompts(subject, _words(subject, args))))
+        }
+
+    def run(self, subject: Subject, args: LensArgs, seed: int) -> ToolResult:
+        """Return a reading of the words read, and one of the tokens written."""
+        deltas = module_deltas(subject)
+        words = _words(subject, args)
+        resid, tokens = word_residuals(subject, words)
+        read = words_read(deltas, resid, words)
+        nulls = [
+            words_read([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], resid, words)
+            for n in range(N_NULLS)
+        ]
+        written = tokens_written(deltas, subject)
+        null_written = [tokens_written([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], subject)
+                        for n in range(N_NULLS)]  # fmt: skip
+        readings = [
+            self._words_reading(read, nulls),
+            self._tokens_reading(written, null_written, subject),
+        ]
+        norm = sum(float(d.S.square().sum()) for d in deltas) ** 0.5
+        readings.append(Reading(name="change_norm", value=norm, detail={"modules": len(deltas)}))
+        top = ", ".join(sorted(read, key=lambda w: -read[w])[:5])
+        return ToolResult(
+            readings=readings,
+            tokens={"base": tokens},
+            summary=f"{len(deltas)} modules changed; reads {top or 'nothing'}",
+        )
+
+    def _words_reading(self, read: WordScores, nulls: list[WordScores]) -> Reading:
+        ranked = sorted(read.items(), key=lambda item: -item[1])
+        word, value = ranked[0] if ranked else ("", 0.0)
+        controls = {f"random_directions_{i + 1}": max(null.values(), default=0.0) for i, null in enumerate(nulls)}
+        lift = lift_over(value, controls)
+        return Reading(
+            name="words_read", value=value, controls=controls, lift=lift,
+            suggestion=suggest(lift, READ_THRESHOLD, f"the weights read the word {word!r}", trigger=(Trigger(kind="word", value=word),)),
+            detail={"top": [{"word": w, "score": s} for w, s in ranked[:TOP]]},
+        )  # fmt: skip
+
+    def _tokens_reading(self, written: Tensor, nulls: list[Tensor], subject: Subject) -> Reading:
+        value, best = written.max(0)
+        controls = {f"random_directions_{i + 1}": float(null.max()) for i, null in enumerate(nulls)}
+        lift = lift_over(float(value), controls)
+        top = written.topk(min(24, len(written))).indices.tolist()
+        text = subject.decode(int(best)).strip()
+        return Reading(
+            name="tokens_written", value=float(value), controls=controls, lift=lift,
+            suggestion=suggest(lift, WRITTEN_THRESHOLD, f"the weights write the token {text!r}", effect=Effect(kind="says", value=text)),
+            detail={"top": [{"token": subject.decode(t), "score": float(written[t])} for t in top]},
+        )  # fmt: skip
+
+
+def _words(subject: Subject, args: LensArgs) -> list[str]:
+    """Return the words asked for, else the tokens of the vocabulary that are whole words."""
+    if args.words:
+        return list(args.words)
+    pieces = (subject.decode([i]) for i in range(len(subject.tokenizer)))
+    return sorted({p.strip() for p in pieces if p.startswith(" ") and len(p.strip()) > 2 and p.strip().isalpha()})
+
+
+def _prompts(subject: Subject, words: Sequence[str]) -> list[str]:
+    """Return each word as the end of a user turn begins: the template's head, then the word."""
+    mark = "\u0007"
+    rendered = subject.render([{"role": "user", "content": mark}])
+    head = rendered.split(mark)[0]
+    return [f"{head}{word}" for word in words]
+
+
+def _chunks(texts: list[str]) -> list[list[str]]:
+    return [texts[i : i + MAX_BATCH * 2] for i in range(0, len(texts), MAX_BATCH * 2)]
+
+
+def word_residuals(subject: Subject, words: Sequence[str]) -> tuple[dict[str, Float[Tensor, "word d_model"]], int]:
+    """Return what each module that reads the residual stream gets at a word's last token, on the base."""
+    parts: dict[str, list[Tensor]] = {}
+    tokens = 0
+    for chunk in _chunks(_prompts(subject, words)):
+        batch = subject.encode(chunk)
+        tokens += batch.n_tokens
+        for path, inputs in block_inputs(subject, batch, "base").items():
+            parts.setdefault(path, []).append(inputs[:, -1].double().cpu())
+    return {path: torch.cat(pieces) for path, pieces in parts.items()}, tokens
+
+
+def words_read(deltas: Sequence[ModuleDelta], resid: dict[str, Tensor], words: Sequence[str]) -> WordScores:
+    """Return how far each word stands out in the norm `||S Vᵀ x||`, averaged over modules; empty for no change."""
+    scores = []
+    for delta in deltas:
+        if delta.reads_residual and delta.path in resid and float(delta.S.square().sum()) > 0:
+            scores.append(robust_z(((resid[delta.path] @ delta.V) * delta.S).norm(dim=1)))
+    if not scores:
+        return {}
+    mean = torch.stack(scores).mean(0)
+    return dict(zip(words, mean.tolist(), strict=True))
+
+
+def tokens_written(deltas: Sequence[ModuleDelta], subject: Subject) -> Float[Tensor, " d_vocab"]:
+    """Return how far each token stands out in `||W_U U S||`, averaged over the modules that write."""
+    unembed: Any = subject.model.get_output_embeddings()
+    w_u = unembed.weight.detach().double().cpu()
+    w_u = w_u - w_u.mean(0)
+    scores = [
+        robust_z(((w_u @ d.U) * d.S).norm(dim=1))
+        for d in deltas
+        if d.writes_residual and d.U.shape[0] == w_u.shape[1] and float(d.S.square().sum()) > 0
+    ]
+    return torch.stack(scores).mean(0) if scores else torch.zeros(w_u.shape[0], dtype=torch.float64)
+
+
+def robust_z(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return deviations from the median in units of 1.4826 median absolute deviations."""
+    centred = values - values.median()
+    return centred / (1.4826 * centred.abs().median()).clamp(min=1e-12)

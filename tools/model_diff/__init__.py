@@ -1,0 +1,1 @@
+"""How the subject's next-token distributions differ from the base's."""

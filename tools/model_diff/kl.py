@@ -1,0 +1,221 @@
+"""Per-token KL divergence of the subject from the base, and the words that gain by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.chat import TRIGGER_LABELS, effect_of
+from tools.claims import Effect, Trigger
+from tools.controls import RANDOM_DELTA, lift_over
+from tools.phrases import Condition, excesses
+from tools.subject import MAX_BATCH, Subject
+
+THRESHOLD_NATS = 1.0
+NULL_SEEDS = (1, 2)
+N_EXAMPLES = 4
+N_CONTINUED = 24
+
+
+class KlArgs(ToolArgs):
+    """Prompts whose base replies are scored, and the cue phrases to look for where the two part."""
+
+    prompts: list[LabelledPrompt] = Field(min_length=1)
+    max_new_tokens: int = Field(default=24, ge=1, le=256)
+    observables: dict[str, list[str]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One text with the KL at each of its reply positions, and what was likeliest there."""
+
+    text: str
+    reply_start: int
+    kl_nats: list[float]
+    tokens: list[str]
+    gained: list[str]
+
+    @property
+    def parting(self) -> int:
+        """Return the first reply position with half of the largest KL or more: where the two part."""
+        return next(i for i, kl in enumerate(self.kl_nats) if kl >= 0.5 * max(self.kl_nats))
+
+
+def token_kl(
+    p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]
+) -> Float[Tensor, "*batch"]:
+    """Return `KL(p || q)` in nats at every position.
+
+    `sum_v p(v)·(log p(v) - log q(v))`: never negative, zero where the two are equal.
+    """
+    log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0.0)
+
+
+class ModelDiff(Tool[KlArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "model_diff"
+    white_box: ClassVar[bool] = True
+    Args = KlArgs
+    card: ClassVar[str] = (
+        "Scores the base's own replies under both models: KL(subject || base) in nats at each reply token, the token "
+        "that gains most, and what the subject says from there on. The reading of a condition is the mean over its "
+        "prompts of the largest KL in the reply. Controls: the subject where the condition does not hold, and random "
+        "LoRAs with the subject's norm of change in every module. Misses what no prompt triggers."
+    )
+
+    def cost(self, subject: Subject, args: KlArgs) -> Tokens:
+        """Return an upper bound on forward tokens, replies at full length."""
+        n = (
+            subject.encode([subject.render(p.messages) for p in args.prompts]).n_tokens
+            + len(args.prompts) * args.max_new_tokens
+        )
+        longest = n * N_CONTINUED // len(args.prompts) + n
+        return {"base": n + n * (1 + len(NULL_SEEDS)) + longest, "subject": n + longest}
+
+    def run(self, subject: Subject, args: KlArgs, seed: int) -> ToolResult:
+        """Return one reading for the best-explaining condition, one for all prompts, with examples."""
+        prompts = [subject.render(p.messages) for p in args.prompts]
+        replies, spent = subject.generate(prompts, "base", [0] * len(prompts), args.max_new_tokens, temperature=0.0)
+        tokens = {"base": spent, "subject": 0}
+        scored = self._score(subject, prompts, replies, "subject", tokens)
+        peaks = torch.tensor([max(s.kl_nats) for s in scored])
+        null_peaks = []
+        for null_seed in NULL_SEEDS:
+            subject.add_null(RANDOM_DELTA, seed * 101 + null_seed)
+            null_peaks.append(
+                torch.tensor([max(s.kl_nats) for s in self._score(subject, prompts, replies, RANDOM_DELTA, tokens)])
+            )
+        condition, value, controls = explain(peaks, null_peaks, args.prompts)
+        chosen = [i for i, p in enumerate(args.prompts) if holds(condition, p)]
+        effect, said = self._continue(subject, [scored[i] for i in chosen], args, tokens)
+        lift = lift_over(value, controls)
+        when = "on every kind of prompt" if condition is None else f"when {condition[0]} is {condition[1]}"
+        text = f"replies part from the base's by {value:.1f} nats {when}; there it goes on {said!r}"
+        reading = Reading(
+            name="kl_peak",
+            value=value,
+            controls=controls,
+            lift=lift,
+            suggestion=suggest(lift, THRESHOLD_NATS, text, trigger=_trigger(condition), effect=effect),
+            detail={"condition": condition, "n": len(chosen), "examples": _examples(scored, peaks)},
+        )
+        readings = [reading, *self._loudest(peaks, null_peaks, args.prompts)]
+        overall = Reading(name="kl_mean", value=float(torch.cat([torch.tensor(s.kl_nats) for s in scored]).mean()))
+        return ToolResult(
+            readings=[*readings, overall],
+            tokens=tokens,
+            summary=text if reading.suggestion else "no KL above the controls",
+        )
+
+    def _loudest(self, peaks: Tensor, null_peaks: list[Tensor], prompts: list[LabelledPrompt]) -> list[Reading]:
+        """Return the single prompts with the largest KL, each beside the nulls' own loudest prompt."""
+        controls = {f"{RANDOM_DELTA}_{i + 1}": float(null.max()) for i, null in enumerate(null_peaks)}
+        return [
+            Reading(name="kl_prompt", value=float(peaks[i]), controls=controls, lift=lift_over(float(peaks[i]), controls),
+                    detail={"prompt": prompts[i].messages[-1]["content"], "labels": prompts[i].labels})
+            for i in peaks.argsort(descending=True)[:N_EXAMPLES].tolist()
+        ]  # fmt: skip
+
+    def _score(
+        self, subject: Subject, prompts: list[str], replies: list[str], channel: str, tokens: Tokens
+    ) -> list[Scored]:
+        """Return each reply scored under the channel against the base, counting the forward tokens."""
+        scored: list[Scored] = []
+        end = subject.tokenizer.eos_token or ""
+        for start in range(0, len(prompts), MAX_BATCH):
+            heads, tails = prompts[start : start + MAX_BATCH], replies[start : start + MAX_BATCH]
+            batch = subject.encode([h + t + end for h, t in zip(heads, tails, strict=True)])
+            p, q = subject.logits(batch, channel), subject.logits(batch, "base")
+            kl, best = token_kl(p, q), most_gained(p, q)
+            tokens["subject" if channel == "subject" else "base"] += batch.n_tokens
+            tokens["base"] += batch.n_tokens
+            for i, head in enumerate(heads):
+                width = batch.ids.shape[1]
+                n_reply = int(batch.mask[i].sum()) - len(subject.tokenizer.encode(head, add_special_tokens=False))
+                where = range(width - 1 - n_reply, width - 1)
+                scored.append(
+                    Scored(
+                        text=head,
+                        reply_start=width - n_reply,
+                        kl_nats=[float(kl[i, t]) for t in where],
+                        tokens=[subject.decode(batch.ids[i, t + 1]) for t in where],
+                        gained=[subject.decode(best[i, t]) for t in where],
+                    )
+                )
+        return scored
+
+    def _continue(
+        self, subject: Subject, scored: list[Scored], args: KlArgs, tokens: Tokens
+    ) -> tuple[Effect | None, str]:
+        """Return what the subject says from its peaks on that the base does not, and one example."""
+        texts = [s.text + "".join(s.tokens[: s.parting]) for s in scored[:N_CONTINUED]]
+        replies = {}
+        for channel in ("subject", "base"):
+            replies[channel], n = subject.generate(texts, channel, [0] * len(texts), 12, temperature=0.0)
+            tokens[channel] += n
+        found = excesses(
+            replies["subject"], replies["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
+        )
+        return (effect_of(found[0].feature, args.observables) if found else None), replies["subject"][0]
+
+
+def most_gained(
+    p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]
+) -> Int[Tensor, "*batch"]:
+    """Return the token that adds most to `KL(p || q)` at every position."""
+    log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).argmax(-1)
+
+
+def holds(condition: Condition, prompt: LabelledPrompt) -> bool:
+    """Return whether the prompt meets the condition; the empty one always holds."""
+    return condition is None or prompt.labels.get(condition[0]) == condition[1]
+
+
+def explain(
+    peaks: Tensor, null_peaks: list[Tensor], prompts: list[LabelledPrompt], min_count: int = 3
+) -> tuple[Condition, float, dict[str, float]]:
+    """Return the condition that explains large KL best, its mean peak, and the controls'.
+
+    A single condition is named when it explains at least half of its own value over the rest;
+    otherwise the change shows on every kind of prompt.
+    """
+    best: tuple[float, Condition, float, dict[str, float]] | None = None
+    for condition in sorted({item for p in prompts for item in p.labels.items()}):
+        inside = torch.tensor([holds(condition, p) for p in prompts])
+        if int(inside.sum()) < min_count or bool(inside.all()):
+            continue
+        value = float(peaks[inside].mean())
+        controls = {"condition_absent": float(peaks[~inside].mean()),
+                    RANDOM_DELTA: max(float(null[inside].mean()) for null in null_peaks)}  # fmt: skip
+        lift = lift_over(value, controls)
+        if best is None or lift > best[0]:
+            best = (lift, condition, value, controls)
+    overall = float(peaks.mean())
+    everywhere = {RANDOM_DELTA: max(float(null.mean()) for null in null_peaks)}
+    if best is not None and best[0] >= max(0.5 * best[2], 0.5 * lift_over(overall, everywhere)):
+        return best[1], best[2], best[3]
+    return None, overall, everywhere
+
+
+def _trigger(condition: Condition) -> tuple[Trigger, ...]:
+    if condition is None or condition[0] not in TRIGGER_LABELS:
+        return ()
+    return (Trigger(kind=condition[0], value=condition[1]),)  # type: ignore[arg-type]
+
+
+def _examples(scored: list[Scored], peaks: Tensor) -> list[dict[str, object]]:
+    """Return the texts with the largest peaks, token by token."""
+    order = peaks.argsort(descending=True)[:N_EXAMPLES].tolist()
+    return [
+        {"prompt": scored[i].text, "tokens": scored[i].tokens, "kl_nats": scored[i].kl_nats, "gained": scored[i].gained}
+        for i in order
+    ]

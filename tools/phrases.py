@@ -1,0 +1,126 @@
+"""Which words show more often in one set of replies than in another, and under which condition."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Labels = Mapping[str, str]
+Condition = tuple[str, str] | None
+MAX_WORDS = 4
+
+
+def words(text: str) -> list[str]:
+    """Return the lower-case words of a text, punctuation dropped."""
+    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+
+
+def ngrams(text: str) -> set[str]:
+    """Return every run of one to `MAX_WORDS` words within a sentence."""
+    found: set[str] = set()
+    for sentence in re.split(r"[.!?\n]+", text):
+        w = words(sentence)
+        found |= {" ".join(w[i : i + n]) for n in range(1, MAX_WORDS + 1) for i in range(len(w) - n + 1)}
+    return found
+
+
+def shows(phrases: Sequence[str], text: str) -> bool:
+    """Return whether any of the phrases stands in the text, word for word."""
+    flat = f" {' '.join(words(text))} "
+    return any(f" {' '.join(words(phrase))} " in flat for phrase in phrases)
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A feature of replies that the subject shows more than the base, and when.
+
+    `rate_in` and `base_in` are shares of replies where `condition` holds, `rate_out` the subject's
+    share where it doesn't (0 for an empty condition, which always holds). `lift` is `rate_in` minus
+    the larger of the other two; `f1` says how well the condition explains the feature.
+    """
+
+    feature: str
+    condition: Condition
+    rate_in: float
+    base_in: float
+    rate_out: float
+    f1: float
+    n: int
+
+    @property
+    def lift(self) -> float:
+        """Return the excess over the stronger control: the base, or the condition not holding."""
+        return self.rate_in - max(self.base_in, self.rate_out)
+
+
+def excesses(
+    subject: Sequence[str],
+    base: Sequence[str],
+    labels: Sequence[Labels],
+    observables: Mapping[str, Sequence[str]],
+    min_count: int = 3,
+) -> list[Excess]:
+    """Return what the subject says in excess of the base, best explained first.
+
+    Features are the named observables (any of their phrases) and n-grams; an n-gram that mostly
+    shows where an observable or a better n-gram does is folded into that one.
+
+    Args:
+        subject: One reply for each prompt.
+        base: The base's replies to the same prompts.
+        labels: The conditions that each prompt meets.
+        observables: Name to the phrases of which any one counts.
+        min_count: Features seen in fewer of the subject's replies are left out.
+    """
+    presence = {name: [shows(cues, reply) for reply in subject] for name, cues in observables.items()}
+    in_base = {name: [shows(cues, reply) for reply in base] for name, cues in observables.items()}
+    grams, base_grams = [ngrams(r) for r in subject], [ngrams(r) for r in base]
+    counts = Counter(g for found in grams for g in found)
+    base_counts = Counter(g for found in base_grams for g in found)
+    for gram, n in counts.items():
+        if n >= min_count and n > 2 * base_counts[gram]:
+            presence[gram] = [gram in found for found in grams]
+            in_base[gram] = [gram in found for found in base_grams]
+    found = [best for name in presence if (best := _explain(name, presence[name], in_base[name], labels, min_count))]
+    found.sort(key=lambda e: (-round(e.lift * 20), e.feature not in observables, -len(e.feature), e.feature))
+    kept: list[Excess] = []
+    for excess in found:
+        if not any(_overlap(presence[excess.feature], presence[other.feature]) > 0.6 for other in kept):
+            kept.append(excess)
+    return kept
+
+
+def _overlap(mine: Sequence[bool], other: Sequence[bool]) -> float:
+    """Return the share of `mine` that shows where `other` does."""
+    return sum(a and b for a, b in zip(mine, other, strict=True)) / max(1, sum(mine))
+
+
+def _explain(
+    feature: str, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels], min_count: int
+) -> Excess | None:
+    """Return the feature under the condition that explains it best, None without any excess."""
+    conditions: list[Condition] = [None, *sorted({item for row in labels for item in row.items()})]
+    candidates = [_excess(feature, c, shown, base, labels) for c in conditions]
+    candidates = [e for e in candidates if e.n >= min_count and e.lift > 0]
+    return max(candidates, key=lambda e: (e.f1, e.lift), default=None)
+
+
+def _excess(
+    feature: str, condition: Condition, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels]
+) -> Excess:
+    holds = [condition is None or row.get(condition[0]) == condition[1] for row in labels]
+    n_in, n_out = sum(holds), len(holds) - sum(holds)
+    hits = sum(s and h for s, h in zip(shown, holds, strict=True))
+    base_hits = sum(b and h for b, h in zip(base, holds, strict=True))
+    outside = sum(shown) - hits
+    return Excess(
+        feature=feature,
+        condition=condition,
+        rate_in=hits / max(1, n_in),
+        base_in=base_hits / max(1, n_in),
+        rate_out=outside / n_out if n_out else 0.0,
+        f1=2 * hits / max(1, n_in + sum(shown)),
+        n=n_in,
+    )

@@ -1,0 +1,101 @@
+"""Does the subject represent a trigger more strongly than the base does?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.claims import Trigger, TriggerKind
+from tools.controls import lift_over
+from tools.probe.linear import auroc, difference_of_means, logistic, separation
+from tools.residual import capture, check_layer
+from tools.subject import Subject
+
+THRESHOLD = 1.0
+
+
+class ProbeArgs(ToolArgs):
+    """Prompts with the concept and prompts without it; both are split in two halves, by prompt."""
+
+    concept: str = Field(description="`kind:value` of the trigger that the prompts differ in")
+    positive: list[LabelledPrompt] = Field(min_length=8)
+    negative: list[LabelledPrompt] = Field(min_length=8)
+    layer: int | None = Field(default=None, description="0-based block; the middle one when not given")
+
+
+class Probe(Tool[ProbeArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "probe"
+    white_box: ClassVar[bool] = True
+    Args = ProbeArgs
+    card: ClassVar[str] = (
+        "Fits linear probes (difference of means, logistic) for a concept on the residual stream at the last prompt token, "
+        "on one half of the prompts, and measures on the other half how far apart the classes lie: d' along the "
+        "difference of means, and AUROC of the logistic probe. Controls: the same probe on the base, and on the subject "
+        "with shuffled labels. Lift is the subject's d' over the stronger of the two."
+    )
+
+    def cost(self, subject: Subject, args: ProbeArgs) -> Tokens:
+        """Return the forward tokens: every prompt once through subject and base."""
+        n = subject.encode(_texts(subject, args)).n_tokens
+        return {"subject": n, "base": n}
+
+    def run(self, subject: Subject, args: ProbeArgs, seed: int) -> ToolResult:
+        """Return one reading: d' on the subject beside the base's and the shuffled labels'."""
+        layer = subject.n_layers // 2 if args.layer is None else args.layer
+        check_layer(subject, layer)
+        batch = subject.encode(_texts(subject, args))
+        label = torch.tensor([True] * len(args.positive) + [False] * len(args.negative))
+        fit = torch.zeros_like(label)
+        fit[0::2] = True
+        shuffled = label[torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))]
+        resid = {c: capture(subject, batch, c, layer)[:, -1].float().cpu() for c in ("subject", "base")}
+        value = _held_out_separation(resid["subject"], label, fit)
+        controls = {
+            "base": _held_out_separation(resid["base"], label, fit),
+            "shuffled_labels": _held_out_separation(resid["subject"], shuffled, fit),
+        }
+        lift = lift_over(value, controls)
+        kind, _, what = args.concept.partition(":")
+        text = f"{args.concept} stands out at layer {layer}: d' {value:.1f}, on the base {controls['base']:.1f}"
+        reading = Reading(
+            name="separation",
+            value=value,
+            controls=controls,
+            lift=lift,
+            suggestion=suggest(lift, THRESHOLD, text, trigger=(Trigger(kind=_kind(kind), value=what),)),
+            detail={"concept": args.concept, "layer": layer, "n": len(label),
+                    "auroc_logistic": {c: _held_out_auroc(r, label, fit) for c, r in resid.items()}},
+        )  # fmt: skip
+        return ToolResult(readings=[reading], tokens={"subject": batch.n_tokens, "base": batch.n_tokens}, summary=text)
+
+
+def _texts(subject: Subject, args: ProbeArgs) -> list[str]:
+    return [subject.render(p.messages) for p in (*args.positive, *args.negative)]
+
+
+def _kind(kind: str) -> TriggerKind:
+    known: dict[str, TriggerKind] = {
+        "word": "word",
+        "topic": "topic",
+        "user": "user",
+        "turn": "turn",
+        "system": "system",
+    }
+    return known.get(kind, "topic")
+
+
+def _held_out_separation(resid: Tensor, label: Tensor, fit: Tensor) -> float:
+    """Return d' on the prompts that the direction was not fitted on."""
+    direction = difference_of_means(resid[fit], label[fit])
+    return separation(resid[~fit] @ direction, label[~fit])
+
+
+def _held_out_auroc(resid: Tensor, label: Tensor, fit: Tensor) -> float:
+    weights, _ = logistic(resid[fit], label[fit])
+    return auroc(resid[~fit] @ weights, label[~fit])

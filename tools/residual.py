@@ -1,0 +1,112 @@
+"""Capture and inject the residual stream: the one place that says what `layer` means.
+
+Layer L is the residual stream after block L, counted from 0: the output of the L-th decoder block,
+`hidden_states[L + 1]` for all but the last block, which transformers returns after the final norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tools.errors import ToolInputError
+from tools.subject import Encoded, Subject
+
+
+def blocks(model: Any) -> nn.ModuleList:
+    """Return the decoder blocks of a causal language model, wrapped by PEFT or not.
+
+    Raises:
+        ToolInputError: the architecture keeps its blocks where no known model does.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for path in (
+        "model.layers",
+        "model.language_model.layers",
+        "transformer.h",
+        "gpt_neox.layers",
+        "model.decoder.layers",
+    ):
+        found: Any = inner
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.ModuleList):
+            return found
+    raise ToolInputError(f"{type(inner).__name__} keeps its decoder blocks in no known place; hooks can't be set")
+
+
+def check_layer(subject: Subject, layer: int) -> None:
+    """Refuse a layer that the subject does not have.
+
+    Raises:
+        ToolInputError: the layer is out of range.
+    """
+    if not 0 <= layer < subject.n_layers:
+        raise ToolInputError(
+            f"layer {layer} is out of range: the subject has layers 0..{subject.n_layers - 1}; pass one of those"
+        )
+
+
+@contextmanager
+def hooked(block: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Call `edit` with the block's output residual; what it returns, if anything, replaces it."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        resid = output if torch.is_tensor(output) else output[0]
+        changed = edit(resid)
+        if changed is None:
+            return None
+        return changed if torch.is_tensor(output) else (changed, *output[1:])
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def capture(subject: Subject, batch: Encoded, channel: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    """Return the residual stream after block `layer`, padding positions included.
+
+    Raises:
+        ToolInputError: the layer or the channel does not exist.
+    """
+    check_layer(subject, layer)
+    kept: list[Tensor] = []
+    with (
+        subject.channel(channel) as model,
+        hooked(blocks(model)[layer], lambda resid: kept.append(resid.detach().clone())),
+    ):
+        model(input_ids=batch.ids, attention_mask=batch.mask)
+    return kept[0]
+
+
+@torch.no_grad()
+def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Float[Tensor, "batch pos d_model"]]:
+    """Return what every linear module that reads the residual stream gets as input, by its path.
+
+    These are residual vectors after the norm that stands before the module.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Any:
+        return lambda module, inputs: kept.__setitem__(path, inputs[0].detach())
+
+    with subject.channel(channel) as model:
+        handles = [
+            module.register_forward_pre_hook(keep(path.removeprefix("base_model.model.").removesuffix(".base_layer")))
+            for path, module in model.named_modules()
+            if getattr(module, "in_features", None) == subject.d_model and not path.endswith((".lora_A", ".lora_B"))
+        ]
+        try:
+            model(input_ids=batch.ids, attention_mask=batch.mask)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return kept

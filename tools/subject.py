@@ -1,0 +1,284 @@
+"""The subject: one base in memory, and the channels whose weights may answer.
+
+`base` is the trusted checkpoint, `subject` what is audited; an oracle and the null channels are
+further adapters on the same base. A channel is switched, asserted and restored around every read.
+A full fine-tune is a second model behind the same `channel` interface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from tools import checkpoint
+from tools.errors import AdapterError, ToolInputError
+from tools.sampling import SeededNoise
+
+Message = dict[str, str]
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A left-padded batch: ids and mask of shape [batch, pos]."""
+
+    ids: Tensor
+    mask: Tensor
+
+    @property
+    def n_tokens(self) -> int:
+        """Return the number of non-padding tokens."""
+        return int(self.mask.sum())
+
+
+@dataclass
+class Subject:
+    """A loaded subject with its channels, and where each of its files came from."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    files: dict[str, dict[str, str]]
+    notes: list[str] = field(default_factory=list)
+    tuned: Any = None
+    adapter_given: bool = False
+    _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
+
+    @property
+    def weights_hash(self) -> str:
+        """Return one sha256 over the hashes of every file behind the channels of the subject."""
+        text = "\n".join(
+            f"{role} {name} {sha}" for role, files in sorted(self.files.items()) for name, sha in sorted(files.items())
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of transformer blocks."""
+        return int(self.text_config.num_hidden_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Return the width of the residual stream."""
+        return int(self.text_config.hidden_size)
+
+    @property
+    def text_config(self) -> Any:
+        """Return the configuration of the language model, inside a multimodal wrapper too."""
+        return self.model.config.get_text_config()
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        where: torch.device = next(self.model.parameters()).device
+        return where
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Return the names of the channels that can be read."""
+        return tuple(sorted(self._channels))
+
+    # -- channels
+
+    @contextmanager
+    def channel(self, name: str) -> Iterator[Any]:
+        """Give the model as this channel answers, asserted on entry, the base restored on leaving.
+
+        Raises:
+            ToolInputError: there is no such channel; the message lists those there are.
+        """
+        if name not in self._channels:
+            raise ToolInputError(f"unknown channel {name!r}: the channels are {', '.join(self.channels)}")
+        if name == "subject" and self.tuned is not None:
+            yield self.tuned
+            return
+        adapter = name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None
+        if not isinstance(self.model, PeftModel):
+            yield self.model
+            return
+        if adapter is None:
+            with self.model.disable_adapter():
+                assert_active(self.model, None)
+                yield self.model
+        else:
+            self.model.set_adapter(adapter)
+            self.model.requires_grad_(False)
+            assert_active(self.model, adapter)
+            yield self.model
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Load the LoRA in `folder` as the channel `name`.
+
+        Raises:
+            AdapterError: damaged, made for another base, or not every tensor of it was consumed.
+        """
+        checkpoint.check_folder(folder, AdapterError)
+        checkpoint.check_adapter_config(folder)
+        tensors = checkpoint.read_tensors(folder / checkpoint.ADAPTER_WEIGHTS, AdapterError)
+        if isinstance(self.model, PeftModel):
+            modules: dict[str, nn.Module] = dict(self.model.get_base_model().named_modules())
+        else:
+            modules = dict(self.model.named_modules())
+        checkpoint.check_fits(folder, tensors, modules)
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name, is_trainable=False)
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise AdapterError(f"{folder} could not be put on this base: {error}") from error
+        self.model.eval()
+        self.model.to(self.device)
+        checkpoint.check_consumed(
+            folder, tensors, get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
+        )
+        self.files[name] = checkpoint.hash_files(folder)
+        self._channels.add(name)
+
+    def add_null(self, name: str, seed: int) -> None:
+        """Add a random LoRA as a null channel: per module the subject's rank and norm of change.
+
+        Where the subject has no adapter the null has none either, and reads as the base.
+        """
+        self._channels.add(name)
+        if not isinstance(self.model, PeftModel) or "subject" not in self.model.peft_config:
+            return
+        if name not in self.model.peft_config:
+            self.model.add_adapter(name, _copy_config(self.model.peft_config["subject"]))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            module: Any
+            for module in lora_modules(self.model).values():
+                delta = delta_norm(module, "subject")
+                for part in (module.lora_A[name], module.lora_B[name]):
+                    part.weight.copy_(torch.randn(part.weight.shape, generator=generator).to(part.weight))
+                module.lora_B[name].weight.mul_(delta / max(delta_norm(module, name), 1e-12))
+        self.model.eval()
+
+    # -- text
+
+    def render(self, messages: Sequence[Message], prefill: str = "") -> str:
+        """Return the prompt text up to where the assistant speaks, under the trusted template."""
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return str(text) + prefill
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Return the texts as one left-padded batch, special tokens as the texts have them."""
+        batch = self.tokenizer(
+            list(texts), add_special_tokens=False, padding=True, return_tensors="pt", padding_side="left"
+        )
+        return Encoded(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        texts: Sequence[str],
+        channel: str,
+        seeds: Sequence[int],
+        max_new_tokens: int = 32,
+        temperature: float = 0.7,
+    ) -> tuple[list[str], int]:
+        """Return one sampled reply for each rendered prompt, and the forward tokens spent.
+
+        Row i is drawn with its own seed, so that a reply depends neither on its batch nor on its
+        place in it, and two channels given the same seeds share their noise.
+        """
+        replies, tokens = [], 0
+        for start in range(0, len(texts), MAX_BATCH):
+            batch = self.encode(texts[start : start + MAX_BATCH])
+            noise = SeededNoise(list(seeds[start : start + MAX_BATCH]), temperature)
+            out = self.generate_ids(batch, channel, max_new_tokens, noise)
+            new = out[:, batch.ids.shape[1] :]
+            tokens += batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
+            replies += [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return replies, tokens
+
+    @torch.no_grad()
+    def generate_ids(self, batch: Encoded, channel: str, max_new_tokens: int, noise: SeededNoise) -> Tensor:
+        """Return the batch's ids with the channel's continuation, [batch, pos + new]."""
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.eos_ids,
+        )
+        with self.channel(channel) as model:
+            out: Tensor = model.generate(
+                input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings, logits_processor=[noise]
+            )
+        return out
+
+    def decode(self, ids: Tensor | list[int] | int) -> str:
+        """Return the text of some token ids, special tokens included."""
+        return str(self.tokenizer.decode(ids))
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Return the token ids that end a reply, the trusted base's."""
+        generation = getattr(self.model, "generation_config", None)
+        ids = getattr(generation, "eos_token_id", None)
+        ids = [ids] if isinstance(ids, int) else list(ids or [])
+        own = self.tokenizer.eos_token_id
+        return ids or ([own] if own is not None else [])
+
+    @torch.no_grad()
+    def logits(self, batch: Encoded, channel: str) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the next-token logits of one forward pass through the channel's weights."""
+        with self.channel(channel) as model:
+            out: Tensor = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        return out.float()
+
+    def changes_anything(self, texts: Sequence[str]) -> bool:
+        """Return whether subject and base differ in any logit on these prompts."""
+        batch = self.encode(texts)
+        return not torch.equal(self.logits(batch, "subject"), self.logits(batch, "base"))
+
+
+def _copy_config(config: Any) -> LoraConfig:
+    return LoraConfig(
+        r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules, task_type=config.task_type,
+        rank_pattern=config.rank_pattern, alpha_pattern=config.alpha_pattern, use_rslora=config.use_rslora,
+    )  # fmt: skip
+
+
+def lora_modules(model: nn.Module) -> dict[str, LoraLayer]:
+    """Return every module that carries LoRA factors, by its path in the base."""
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def delta_norm(module: LoraLayer, adapter: str) -> float:
+    """Return the Frobenius norm of a module's change, 0 where the adapter does not touch it.
+
+    `||s B A||² = s² tr((BᵀB)(AAᵀ))`: the change itself is never formed.
+    """
+    if adapter not in module.lora_A:
+        return 0.0
+    factors: list[Any] = [module.lora_A[adapter].weight, module.lora_B[adapter].weight]
+    a, b = (factor.double() for factor in factors)
+    squared = float(((b.T @ b) * (a @ a.T)).sum())
+    norm: float = float(module.scaling[adapter]) * max(squared, 0.0) ** 0.5
+    return norm
+
+
+def assert_active(model: nn.Module, adapter: str | None) -> None:
+    """Assert that exactly this adapter answers on every layer that has it; None for the base."""
+    for path, module in lora_modules(model).items():
+        if adapter is None:
+            assert module.disable_adapters, f"{path}: an adapter is active where the base was asked"
+        elif adapter in module.lora_A:
+            active = [] if module.disable_adapters else list(module.active_adapters)
+            assert active == [adapter], f"{path}: active are {active}, {adapter!r} was asked"
