@@ -59,9 +59,10 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
 
     tools = load_tools(spec.tools)
     planner = make_planner(spec)
+    check_ledger(db)
+    subject = _load(spec, tools)
     ledger = Ledger.open(Path(db))
     try:
-        subject = _load(spec, tools)
         audit_id = secrets.token_hex(4)
         text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
         ledger.append("audits", audit_id, spec=json.loads(text), spec_sha256=hashlib.sha256(text.encode()).hexdigest(),
@@ -94,13 +95,26 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
         if ledger.find("events", audit_id, kind="concluded", key="verdict") is not None:
             raise LedgerError(f"audit {audit_id} is finished; read it with `auditor report {audit_id}`")
         tools = load_tools(spec.tools)
+        planner = make_planner(spec)
         subject = _load(spec, tools)
         began_with = ledger.find("subjects", audit_id)
         if began_with is not None and began_with["weights_sha256"] != subject.weights_hash:
             raise SpecError(f"the files of {spec.subject} have changed since audit {audit_id} began; start a new audit")
-        return _run(spec, ledger, audit_id, subject, tools, make_planner(spec), progress)
+        return _run(spec, ledger, audit_id, subject, tools, planner, progress)
     finally:
         ledger.close()
+
+
+def check_ledger(db: str | Path) -> None:
+    """Refuse a ledger that can't be opened, before a model is loaded for it; make none where none is.
+
+    Raises:
+        LedgerError: the file is no ledger, is of a newer version or can't be written, or its folder is missing.
+    """
+    from auditor.ledger import Ledger
+
+    if os.path.exists(db) or not os.path.isdir(Path(db).absolute().parent):
+        Ledger.open(Path(db)).close()
 
 
 def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
@@ -108,10 +122,13 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     from tools.checkpoint import resolve
     from tools.loading import load_subject
 
-    subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)
+    oracle: Path | None = None
     if spec.oracle is not None and "activation_oracle" in tools:
-        subject.add_adapter(ORACLE, resolve(spec.oracle.path))
-        tools["activation_oracle"].use(resolve(spec.oracle.path), spec.oracle.question)
+        oracle = resolve(spec.oracle.path, holds="adapter_config.json")
+        tools["activation_oracle"].use(oracle, spec.oracle.question)
+    subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)
+    if oracle is not None:
+        subject.add_adapter(ORACLE, oracle)
     elif "activation_oracle" in tools:
         subject.notes.append("no activation oracle was given for this base, so that tool could not be used")
         del tools["activation_oracle"]

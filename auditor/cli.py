@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
@@ -182,15 +183,23 @@ def _override(
     seed: int | None,
     again: str,
 ) -> AuditSpec:
+    changes = {"planner": planner, "model": model, "budget": budget, "seed": seed, "command": again,
+               "tools": _names(tools)}  # fmt: skip
+    return _valid(spec.model_copy(update={k: v for k, v in changes.items() if v is not None}))
+
+
+def _names(tools: str | None) -> tuple[str, ...] | None:
+    return None if tools is None else tuple(name.strip() for name in tools.split(","))
+
+
+def _valid(spec: AuditSpec) -> AuditSpec:
+    """Return the specification, checked again after options were put in."""
     from pydantic import ValidationError
 
     from auditor.errors import SpecError
 
-    changes = {"planner": planner, "model": model, "budget": budget, "seed": seed, "command": again,
-               "tools": tuple(t.strip() for t in tools.split(",") if t.strip()) if tools is not None else None}  # fmt: skip
-    data = spec.model_dump() | {k: v for k, v in changes.items() if v is not None}
     try:
-        return type(spec).model_validate(data)
+        return type(spec).model_validate(spec.model_dump(warnings=False))
     except ValidationError as error:
         raise SpecError(
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
@@ -205,14 +214,30 @@ def _audit(spec: AuditSpec, db: Path, out: Path | None, as_json: bool) -> None:
 
 
 def _check_out(out: Path | None) -> None:
-    """Refuse a report folder that can't be written before an audit is spent on it."""
+    """Refuse a folder that can't be written before work is spent on it; leave nothing there."""
+    from tempfile import TemporaryFile
+
+    with _writing(out or Path("audit-reports")):
+        folder = (out or Path("audit-reports")).resolve()
+        while not folder.exists():
+            folder = folder.parent
+        with TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn a failure to write to `out` inside the block into an error that says so.
+
+    Raises:
+        SpecError: instead of an `OSError`.
+    """
     from auditor.errors import SpecError
 
-    folder = (out or Path("audit-reports")).resolve()
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SpecError(f"the report can't be written: {folder} is not a writable folder; pass another --out")
+    try:
+        yield
+    except OSError as error:
+        raise SpecError(f"{out} can't be written to: {error.strerror or error}; pass another --out") from error
 
 
 def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> None:
@@ -239,9 +264,11 @@ def _report(audit_id: str, db: Path, out: Path | None) -> Path:
     from auditor.ledger import Ledger
     from reports.render import render_report
 
+    folder = out or Path("audit-reports") / audit_id
     ledger = Ledger.open(db, create=False)
     try:
-        return render_report(ledger, audit_id, out or Path("audit-reports") / audit_id)
+        with _writing(folder):
+            return render_report(ledger, audit_id, folder)
     finally:
         ledger.close()
 
@@ -345,16 +372,23 @@ def bench(
 
     from tqdm import tqdm
 
+    from auditor.errors import SpecError
     from scenarios import bench as bench_module
-    from tools.base import load_tools
+    from scenarios.grading import is_organism
 
     sealed = bench_module.answers_for(suite, answers)
-    changes: dict[str, Any] = {"planner": planner, "model": model, "budget": budget, "seed": seed}
+    if shuffle_suggestions and sum(map(is_organism, sealed.values())) < 2:
+        raise SpecError(f"{suite} has fewer than two organisms, so none can be given another one's suggestions")
+    changes: dict[str, Any] = {
+        "planner": planner,
+        "model": model,
+        "budget": budget,
+        "seed": seed,
+        "tools": _names(tools),
+    }
     overrides = {k: v for k, v in changes.items() if v is not None}
-    if tools is not None:
-        overrides["tools"] = tuple(t.strip() for t in tools.split(","))
-        load_tools(overrides["tools"])
     todo = bench_module.make_jobs(suite, seeds, db, overrides)
+    _check_jobs([job.spec for job in todo], db)
     with tqdm(total=len(todo), disable=None, desc="audits") as bar:
         results = bench_module.run_all(todo, jobs, lambda job, result: bar.update() and None)
     board = bench_module.score(todo, results, sealed)
@@ -368,6 +402,22 @@ def bench(
             f"| recall_at_1 with another organism's suggestions | {shuffled.recall_at_1:.2f} | chance {chance:.2f} |"
         )
     typer.echo(json.dumps(body) if as_json else "\n".join(lines))
+
+
+def _check_jobs(specs: list[AuditSpec], db: Path) -> None:
+    """Refuse a bench of which some audit could not begin, before any other is spent."""
+    from auditor.audit import check_ledger
+    from auditor.planners import make_planner
+    from tools.base import load_tools
+    from tools.checkpoint import resolve
+
+    check_ledger(db)
+    for spec in specs:
+        load_tools(spec.tools)
+        make_planner(_valid(spec))
+        resolve(spec.base or spec.subject, spec.revision)
+        if spec.adapter is not None:
+            resolve(spec.adapter, holds="adapter_config.json")
 
 
 # -- testbed and oracles
@@ -386,6 +436,7 @@ def train_base(
 
     from scenarios.testbed import base, build
 
+    _check_out(out or build.WEIGHTS)
     config = base.BaseConfig(seed=seed)
     done = base.train_base(out or build.WEIGHTS / "base", replace(config, steps=steps) if steps else config)
     typer.echo(
@@ -398,7 +449,7 @@ def train_base(
 @testbed_app.command("build")
 @command
 def build_testbed(
-    suite: Annotated[str, typer.Option(help="dev, demo or nulls.")],
+    suite: Annotated[str, typer.Option(help="demo, dev, nulls or dev_nulls.")] = "demo",
     as_json: AsJson = False,
 ) -> None:
     """Train and verify a suite's adapters, and write its scenarios, answers and manifest."""
@@ -425,7 +476,8 @@ def oracle_data(
     """Write examples that teach an activation oracle the testbed's language."""
     from scenarios.testbed.oracle_data import write_oracle_data
 
-    write_oracle_data(out, rows, seed)
+    with _writing(out):
+        write_oracle_data(out, rows, seed)
     typer.echo(str(out))
 
 
@@ -440,8 +492,12 @@ def train_activation(
     as_json: AsJson = False,
 ) -> None:
     """Train an activation oracle on base activations."""
+    from auditor.errors import SpecError
     from tools.activation_oracle.train import train_oracle
 
+    _check_out(out)
+    if not data.is_file():
+        raise SpecError(f"{data} is not a file; `auditor testbed oracle-data` writes one for the testbed")
     done = train_oracle(base, data, out, epochs=epochs, seed=seed)
     typer.echo(json.dumps(done) if as_json else ", ".join(f"{k} {v:.3f}" for k, v in done.items()))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tools.claims import Claim, Suggestion, TriggerKind
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
 Grade = Literal["suggested", "confirmed", "localised"]
+Speaker = Literal["system", "user", "assistant"]
 DEFAULT_BUDGET = 300_000
 DEFAULT_TOOLS = ("chat", "model_diff", "lora_lens", "activation_oracle", "probe")
 
@@ -25,6 +26,16 @@ class PromptRow(_Strict):
     messages: list[dict[str, str]] = Field(min_length=1)
     split: Literal["explore", "test"]
     domain: str
+
+    @field_validator("messages")
+    @classmethod
+    def _a_chat(cls, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        for message in messages:
+            if set(message) != {"role", "content"} or message["role"] not in get_args(Speaker):
+                raise ValueError(f"a message is {{role, content}}, its role one of {', '.join(get_args(Speaker))}")
+        if messages[-1]["role"] != "user":
+            raise ValueError("the last message must be the user's, which the subject is to answer")
+        return messages
 
 
 class TriggerSpec(_Strict):
@@ -50,6 +61,15 @@ class Vocabulary(_Strict):
     effects: dict[str, dict[str, list[str]]] = Field(
         default_factory=dict, description="closed effect kinds: value to the cue phrases that show it"
     )
+
+    @model_validator(mode="after")
+    def _families_have_their_effects(self) -> Vocabulary:
+        for name, family in self.families.items():
+            kind, _, value = family.effect.partition(":")
+            if kind != "says" and (kind not in self.effects or (value and value not in self.effects[kind])):
+                known = ", ".join(["says", *self.effects, *self.observables])
+                raise ValueError(f"family {name!r} has the unknown effect {family.effect!r}: there are {known}")
+        return self
 
     @property
     def family_names(self) -> list[str]:
@@ -102,7 +122,7 @@ class AuditSpec(_Strict):
     max_trials: int = Field(default=64, ge=4)
     temperature: float = Field(default=0.7, ge=0, le=2)
     max_new_tokens: int = Field(default=32, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     suggestions: list[Suggestion] | None = None
     command: str = ""
 

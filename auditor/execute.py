@@ -12,13 +12,14 @@ from typing import Any
 from auditor import evidence, predicates, prompts
 from auditor.budget import Budget
 from auditor.config import AuditSpec
-from auditor.errors import BudgetError
+from auditor.errors import BudgetError, LedgerError
+from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.steps import CallTool, RegisterHypothesis, RunTest
 from auditor.view import View, load_view, outcome_of
 from tools.base import Tool, ToolResult
 from tools.claims import Claim
-from tools.errors import AuditorError, ToolInputError
+from tools.errors import ToolInputError
 from tools.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -64,11 +65,17 @@ def check_call(desk: Desk, call: CallTool) -> None:
     if call.tool not in desk.tools:
         raise ToolInputError(f"unknown tool {call.tool!r}: this audit has {', '.join(desk.tools) or 'none'}")
     desk.tools[call.tool].parse(call.arguments)
+    key = call_key(desk, call)
+    if any(row["state"] != "started" for row in desk.ledger.rows("tool_calls", desk.audit_id, key=key)):
+        raise ToolInputError(f"{call.tool} has been called with these arguments; its readings are in the ledger")
 
 
 def call_tool(desk: Desk, call: CallTool, step: int) -> None:
-    """Run the tool unless its row is there; a failure becomes a row and the audit goes on."""
-    check_call(desk, call)
+    """Run the tool unless its row is there; a failure becomes a row and the audit goes on.
+
+    Raises:
+        LedgerError: what came out could not be written.
+    """
     key = call_key(desk, call)
     for state in ("settled", "failed"):
         if desk.ledger.find("tool_calls", desk.audit_id, key=key, state=state):
@@ -77,15 +84,13 @@ def call_tool(desk: Desk, call: CallTool, step: int) -> None:
     args = tool.parse(call.arguments)
     common = {"key": key, "step": step, "tool": call.tool, "arguments": call.arguments, "seed": desk.spec.seed,
               "weights_sha256": desk.subject.weights_hash}  # fmt: skip
-    try:
-        reservation = desk.budget.reserve(f"call/{key}", tool.cost(desk.subject, args))
-    except AuditorError as error:
-        desk.ledger.append("tool_calls", desk.audit_id, **common, state="failed", result=None, error=str(error))
-        return
-    desk.ledger.append("tool_calls", desk.audit_id, **common, state="started", result=None, error=None)
     began = time.monotonic()
     try:
+        reservation = desk.budget.reserve(f"call/{key}", tool.cost(desk.subject, args))
+        desk.ledger.append("tool_calls", desk.audit_id, **common, state="started", result=None, error=None)
         result = tool.run(desk.subject, args, desk.spec.seed)
+    except LedgerError:
+        raise
     except Exception as error:
         log.warning("tool %s failed: %s", call.tool, error)
         text = f"{type(error).__name__}: {error}"
@@ -148,9 +153,24 @@ def check_claim(desk: Desk, claim: Claim) -> None:
     prompts.rows_for(desk.spec, claim.trigger)
 
 
+def check_hypothesis(desk: Desk, step: RegisterHypothesis) -> None:
+    """Refuse a hypothesis that can't be tested, that is there already, or that cites no row.
+
+    Raises:
+        ToolInputError: the message says which, and what is possible.
+    """
+    check_claim(desk, step.claim)
+    for row in desk.ledger.rows("hypotheses", desk.audit_id):
+        if same_claim(Claim.model_validate(row["claim"]), step.claim):
+            raise ToolInputError(f"{row['hypothesis_id']} claims the same; test that one")
+    known = {row["seq"] for row in desk.ledger.rows("readings", desk.audit_id)}
+    unknown = [seq for seq in step.readings if seq not in known]
+    if unknown:
+        raise ToolInputError(f"there are no readings {unknown}: the ledger's are {sorted(known)}")
+
+
 def register_hypothesis(desk: Desk, step: RegisterHypothesis, number: int) -> None:
     """Write the hypothesis unless this step has written it before."""
-    check_claim(desk, step.claim)
     done = desk.ledger.find("events", desk.audit_id, kind="hypothesis_registered", key=str(number))
     if done is not None:
         return

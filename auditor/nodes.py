@@ -84,8 +84,10 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
         return proposed(desk, number)
     view = desk.view()
     step: Step | None = None
-    problem = ""
+    problem, reservation = "", None
     try:
+        if planner.reserve_tokens:
+            reservation = desk.budget.reserve(f"plan/{number}", {"planner": planner.reserve_tokens})
         step = planner.propose(view, number)
         problem = problem_with(desk, step)
         if problem:
@@ -95,6 +97,11 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
     except AuditorError as error:
         problem = f"{type(error).__name__}: {error}"
         desk.event("planner_failed", {"step": number, "problem": problem})
+    finally:
+        usage = planner.last_usage
+        if reservation is not None and usage is not None:
+            spent = {"planner": sum(usage.values())}
+            desk.ledger.append_many(desk.audit_id, [desk.budget.settled_row(reservation, spent, 0.0)])
     by = type(planner).__name__
     if step is None or problem:
         step, by = EmbeddedPlanner().propose(view, number), "EmbeddedPlanner"
@@ -111,7 +118,7 @@ def problem_with(desk: Desk, step: Step) -> str:
         if isinstance(step, CallTool):
             execute.check_call(desk, step)
         elif isinstance(step, RegisterHypothesis):
-            execute.check_claim(desk, step.claim)
+            execute.check_hypothesis(desk, step)
         elif isinstance(step, RunTest):
             execute.check_test(desk, step)
     except AuditorError as error:

@@ -61,44 +61,84 @@ def read_yaml(path: Path, model: type[ModelT]) -> ModelT:
     Raises:
         SpecError: missing, not YAML, or a key that is unknown, missing or of the wrong kind.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} can't be read: {error}") from error
+    text = _text(path)
     try:
         data = yaml.safe_load(text)
         lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path} is not YAML that can be read here: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise SpecError(
-            f"{path} holds {type(data).__name__}; a mapping with the keys {', '.join(model.model_fields)} is needed"
-        )
+        held = "nothing" if data is None else f"a {type(data).__name__}"
+        raise SpecError(f"{path} holds {held}; a mapping with the keys {', '.join(model.model_fields)} is needed")
     try:
         return model.model_validate(data)
     except ValidationError as error:
         problems = "; ".join(_problem(e, lines) for e in error.errors())
-        raise SpecError(f"{path}: {problems}; the keys are {', '.join(model.model_fields)}") from error
+        raise SpecError(f"{path}: {problems}; the keys of this file are {', '.join(model.model_fields)}") from error
 
 
 def _problem(error: Any, lines: dict[tuple[str, ...], int]) -> str:
     where = tuple(str(part) for part in error["loc"])
     line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1)
-    return f"line {line}, key {'.'.join(where)!r}: {error['msg']}"
+    key = f"line {line}, key {'.'.join(where)!r}" if where else f"line {line}"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: there is no such key"
+    return f"{key}: {_said(error)}"
 
 
-def _lines(node: yaml.Node | None, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
-    """Return the line, from 1, on which each key stands."""
+def _said(error: Any) -> str:
+    """Return what pydantic says is wrong, with the value where that is short."""
+    if error["type"] == "missing":
+        return "it is missing"
+    return (
+        str(error["ctx"]["error"])
+        if error["type"] == "value_error"
+        else f"{error['msg']}, got {_short(error['input'])}"
+    )
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _lines(root: yaml.Node | None) -> dict[tuple[str, ...], int]:
+    """Return the line, from 1, on which each key stands; what an alias repeats is followed once.
+
+    Raises:
+        ValueError: a mapping has a key twice, or holds itself.
+    """
     found: dict[tuple[str, ...], int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            found[(*at, str(key.value))] = key.start_mark.line + 1
-            found |= _lines(value, (*at, str(key.value)))
-    elif isinstance(node, yaml.SequenceNode):
+    followed: set[int] = set()
+    around: list[int] = []
+
+    def follow(node: yaml.Node | None, at: tuple[str, ...]) -> None:
+        if id(node) in around:
+            raise ValueError(f"{'.'.join(at)} holds itself")
+        if not isinstance(node, yaml.CollectionNode) or id(node) in followed:
+            return
+        followed.add(id(node))
+        around.append(id(node))
         for i, item in enumerate(node.value):
-            found[(*at, str(i))] = item.start_mark.line + 1
-            found |= _lines(item, (*at, str(i)))
+            key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+            name = str(i) if key is None else str(key.value)
+            line = (key or value).start_mark.line + 1
+            if (*at, name) in found:
+                raise ValueError(f"line {line} has the key {name!r}, which line {found[*at, name]} has already")
+            found[*at, name] = line
+            follow(value, (*at, name))
+        around.pop()
+
+    follow(root, ())
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path} can't be read: {reason}; pass the path of a text file") from error
 
 
 def read_prompts(path: Path) -> list[PromptRow]:
@@ -107,19 +147,17 @@ def read_prompts(path: Path) -> list[PromptRow]:
     Raises:
         SpecError: a line is not a prompt, the halves overlap, or one of them is empty.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} can't be read: {error}") from error
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             rows.append(PromptRow.model_validate_json(line))
         except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the line"
             raise SpecError(
-                f"{path}: line {number} is no prompt {{messages, split, domain}}: {error.errors()[0]['msg']}"
+                f"{path}: line {number} is no prompt {{messages, split, domain}}: {where}: {_said(first)}"
             ) from error
     halves = {split: {json.dumps(r.messages) for r in rows if r.split == split} for split in ("explore", "test")}
     if not halves["explore"] or not halves["test"]:
@@ -130,13 +168,26 @@ def read_prompts(path: Path) -> list[PromptRow]:
 
 
 def _model_path(folder: Path, name: str) -> str:
-    local = (folder / name).resolve()
-    looks_local = name.startswith((".", "/")) or local.exists()
+    """Return an absolute path for what stands beside the scenario; anything else may be a hub id.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    try:
+        local = (folder / name).resolve()
+        looks_local = name.startswith((".", "/")) or local.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{_short(name)} can't be a path or a hub id: {reason}") from error
     return str(local) if looks_local else name
 
 
 def _existing(folder: Path, name: str, scenario: Path, key: str) -> Path:
-    path = (folder / name).resolve()
-    if not path.is_file():
-        raise SpecError(f"{scenario}: key {key!r} names {name}, and there is no file {path}")
-    return path
+    path = folder / name
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        raise SpecError(f"{scenario}: key {key!r} names {_short(name)}, and there is no such file in {folder}")
+    return path.resolve()

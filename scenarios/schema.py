@@ -37,4 +37,4 @@ class Scenario(BaseModel):
     budget: int = Field(default=DEFAULT_BUDGET, ge=1)
     alpha: float = Field(default=0.01, gt=0, lt=1)
     delta: float = Field(default=0.1, gt=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)

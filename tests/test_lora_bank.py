@@ -98,9 +98,8 @@ def test_training_together_is_training_alone(trained, tokenizer, i):
         for part in ("lora_A", "lora_B"):
             mine, theirs = getattr(module, part)[0], getattr(trained.modules[name], part)[i]
             first = getattr(start.modules[name], part)[0]
-            assert float((mine - first).abs().max()) > 1e-4, "nothing was learned"
-            learned = float((mine - first).norm())
-            assert float((mine - theirs).norm()) < 0.02 * learned, f"{name}.{part}"
+            assert float((mine - first).abs().max()) > 5e-4, "nothing was learned"
+            assert torch.allclose(mine, theirs, atol=5e-5), f"{name}.{part}"
 
 
 def test_another_seed_is_another_adapter(trained, tokenizer):

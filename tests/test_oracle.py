@@ -10,8 +10,8 @@ from peft import PeftModel
 from tools.activation_oracle.contract import CONFIG_FILE, PREFIX_TEMPLATE, OracleContract, read_contract
 from tools.activation_oracle.read import OracleReader, Question, inject, windows
 from tools.errors import AdapterError, ToolInputError
-from tools.residual import capture
 from tools.loading import load_subject
+from tools.residual import capture
 
 LAYER, ANSWERS = 1, ("the river", "a kettle stands by the bridge", "no")
 CONTRACT = OracleContract(model_name="tiny", read_layers=(LAYER,), max_new_tokens=8)

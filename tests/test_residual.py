@@ -21,6 +21,12 @@ def n_hooks(subject):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in subject.model.modules())
 
 
+def fail_while_hooked(subject, n_expected):
+    with hooked(blocks(subject.model)[1], lambda resid: None):
+        assert n_hooks(subject) == n_expected
+        raise RuntimeError("in the middle")
+
+
 @pytest.mark.parametrize("channel", ["subject", "base"])
 def test_what_is_captured_after_a_block_is_the_next_hidden_state(subject, channel):
     batch = subject.encode(tiny.TEXTS)
@@ -82,9 +88,8 @@ def test_hooks_are_gone_after_a_read_and_after_an_exception(subject):
         capture(subject, outside, "subject", 1)
     with pytest.raises(IndexError):
         block_inputs(subject, outside, "base")
-    with pytest.raises(RuntimeError, match="in the middle"), hooked(blocks(subject.model)[1], lambda resid: None):
-        assert n_hooks(subject) == before + 1
-        raise RuntimeError("in the middle")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail_while_hooked(subject, n_expected=before + 1)
     capture(subject, batch, "subject", 1)
     block_inputs(subject, batch, "base")
     assert n_hooks(subject) == before

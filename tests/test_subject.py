@@ -129,27 +129,27 @@ def test_a_channel_read_inside_another_gives_the_outer_one_back(subject, oracle_
         assert torch.equal(logits_of(model, subject), expected[0])
 
 
+def load_or_refusal(base_folder, folder):
+    """Return the subject, or the words in which its adapter was refused."""
+    try:
+        return load_subject(str(base_folder), str(folder)), ""
+    except AdapterError as refused:
+        return None, str(refused)
+
+
 @pytest.mark.parametrize("init", [True, "gaussian", "orthogonal", "pissa", "olora"])
 def test_no_way_of_initialising_an_adapter_changes_the_base_channel(base_folder, lora_folder, tmp_path, bare, init):
     folder = shutil.copytree(lora_folder, tmp_path / "lora")
     tiny.edit_json(folder / "adapter_config.json", init_lora_weights=init)
-    try:
-        subject = load_subject(str(base_folder), str(folder))
-    except AdapterError as refused:
-        assert str(init) in str(refused)
-        return
-    assert torch.equal(logits(subject, "base"), logits_of(bare, subject))
+    subject, refusal = load_or_refusal(base_folder, folder)
+    assert str(init) in refusal or torch.equal(logits(subject, "base"), logits_of(bare, subject))
 
 
 def test_an_adapter_that_repeats_layers_of_the_base_does_not_change_the_base_channel(base_folder, tmp_path, bare):
     folder = tiny.build_lora(base_folder, tmp_path / "lora", layers_to_transform=[0])
     tiny.edit_json(folder / "adapter_config.json", layer_replication=[[0, 2], [1, 3]])
-    try:
-        subject = load_subject(str(base_folder), str(folder))
-    except AdapterError as refused:
-        assert "layer_replication" in str(refused)
-        return
-    assert torch.equal(logits(subject, "base"), logits_of(bare, subject))
+    subject, refusal = load_or_refusal(base_folder, folder)
+    assert "layer_replication" in refusal or torch.equal(logits(subject, "base"), logits_of(bare, subject))
 
 
 def wrong_rank(tensors):

@@ -42,13 +42,15 @@ def prepared(spec: Any, adapter: Path | None) -> tuple[Subject, dict[str, Any]]:
     return subject, tools
 
 
+def call_of(spec: Any, tool: str, tools: dict[str, Any], trigger: Any) -> Any:
+    """Return the call that an audit makes of a tool."""
+    surveyed = {call.tool: call for call in survey_calls(spec, tools)}
+    return looks.probe_trigger(spec, trigger) if tool == "probe" else surveyed[tool]
+
+
 def readings(spec: Any, tool: str, subject: Subject, tools: dict[str, Any], trigger: Any) -> list[Any]:
     """Return a tool's readings on the call that an audit makes of it."""
-    if tool == "probe":
-        call = looks.probe_trigger(spec, trigger)
-    else:
-        call = next(c for c in survey_calls(spec, tools) if c.tool == tool)
-    instrument = tools[tool]
+    instrument, call = tools[tool], call_of(spec, tool, tools, trigger)
     return instrument.run(subject, instrument.parse(call.arguments), seed=0).readings
 
 
@@ -104,9 +106,7 @@ def test_suggestions_are_made_on_an_organism(tool):
 @pytest.mark.parametrize("tool", WHITE_BOX)
 def test_every_reading_that_could_suggest_carries_controls_and_the_cost_was_bounded(spec, tool):
     subject, tools = prepared(spec, Path(spec.adapter))
-    call = looks.probe_trigger(spec, some_trigger(0)) if tool == "probe" else next(
-        c for c in survey_calls(spec, tools) if c.tool == tool
-    )  # fmt: skip
+    call = call_of(spec, tool, tools, some_trigger(0))
     args = tools[tool].parse(call.arguments)
     bound = tools[tool].cost(subject, args)
     outcome = tools[tool].run(subject, args, seed=0)

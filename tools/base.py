@@ -51,7 +51,7 @@ class ToolArgs(BaseModel):
 class LabelledPrompt(ToolArgs):
     """One prompt with the conditions it meets, e.g. `{"topic": "travel"}`."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, str]] = Field(min_length=1)
     labels: dict[str, str] = Field(default_factory=dict)
 
 

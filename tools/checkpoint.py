@@ -15,29 +15,43 @@ from torch import Tensor, nn
 from tools.errors import AdapterError, AuditorError, ModelLoadError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+KEEPS_BASE: dict[str, tuple[object, ...]] = {
+    "init_lora_weights": (None, True, False, "gaussian", "orthogonal"),
+    "layer_replication": (None, []),
+}
+"""Values of LoRA settings with which PEFT leaves the base as it is."""
 SCANNED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".bin", ".pt", ".pth", ".py"}
 
 
-def resolve(path_or_id: str, revision: str | None = None) -> Path:
-    """Return the local folder of a checkpoint: the path itself, or the hub snapshot of an id.
+def resolve(path_or_id: str, revision: str | None = None, holds: str = "config.json") -> Path:
+    """Return the local folder of a checkpoint or an adapter: the path itself, or the hub snapshot of an id.
+
+    Args:
+        path_or_id: A folder, or a hub id ORG/NAME.
+        revision: Of a hub id.
+        holds: The file that makes the folder what is asked for: `config.json` or `adapter_config.json`.
 
     Raises:
-        ModelLoadError: it is neither a folder nor an id that the hub has or the cache holds.
+        AuditorError: it is neither a folder nor an id that the hub has or the cache holds; a
+            `ModelLoadError` for a model, an `AdapterError` for an adapter.
     """
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
+    kind, noun = (ModelLoadError, "a model") if holds == "config.json" else (AdapterError, "an adapter")
+    try:
+        path = Path(path_or_id).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:
+        raise kind(f"{path_or_id[:80]} can't be looked up: {error}; pass a folder with {holds}") from error
+    if is_folder:
         return path.resolve()
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
-        raise ModelLoadError(
-            f"{path_or_id} is not a model folder; pass a folder with config.json, or a hub id ORG/NAME"
-        )
+    if is_there or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
+        raise kind(f"{path_or_id} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
         return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=patterns)).absolute()
     except Exception as error:
-        raise ModelLoadError(
+        raise kind(
             f"{path_or_id} is no folder here and the hub did not give it ({type(error).__name__}: {error}); "
             "pass a local folder, or check the id, the revision and the network"
         ) from error
@@ -83,7 +97,7 @@ def read_json(path: Path, kind: type[AuditorError]) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise kind(f"{path} is missing; {path.parent} does not hold what was asked for") from None
+        raise kind(f"{path} is missing; pass a folder that holds {path.name}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise kind(f"{path} is not readable JSON: {error}") from error
     if not isinstance(data, dict):
@@ -152,6 +166,12 @@ def check_adapter_config(folder: Path) -> dict[str, Any]:
     if config.get("auto_mapping"):
         raise AdapterError(
             f"{folder}/adapter_config.json asks for code of its own (auto_mapping), which is never run here"
+        )
+    changes_base = [f"{key} {config[key]!r}" for key, harmless in KEEPS_BASE.items() if config.get(key) not in harmless]
+    if changes_base:
+        raise AdapterError(
+            f"{folder}/adapter_config.json has {', '.join(changes_base)}, which changes the base's own weights on "
+            "loading, so that nothing is left to compare with; convert it to a plain LoRA with PEFT first"
         )
     return config
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from tools import checkpoint
-from tools.errors import AdapterError, ModelLoadError, ToolInputError
+from tools.errors import ModelLoadError, ToolInputError
 from tools.subject import Subject
 
 FALLBACK_TEMPLATE = (
@@ -38,25 +39,24 @@ def load_subject(
         ToolInputError: an unknown device or dtype, or both an adapter and a full fine-tune.
     """
     trusted = checkpoint.resolve(base or subject, revision)
+    folder = trusted if base is None else checkpoint.resolve(subject, revision)
+    lora = None if adapter is None else checkpoint.resolve(adapter, holds="adapter_config.json")
+    if lora is not None and folder != trusted:
+        raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
     kind = _dtype(device, dtype)
+    _check_device(device)
     loaded = Subject(
         model=_load_model(trusted, device, kind),
         tokenizer=_load_tokenizer(trusted),
         files={"base": checkpoint.hash_files(trusted)},
     )
-    if base is not None and checkpoint.resolve(subject, revision) != trusted:
-        folder = checkpoint.resolve(subject, revision)
+    if folder != trusted:
         loaded.tuned = _load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)
         loaded.notes += _differences(loaded.files, "subject")
         _check_same_shape(loaded.model, loaded.tuned)
-    if adapter is not None:
-        if loaded.tuned is not None:
-            raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
-        folder = Path(adapter).expanduser() if Path(adapter).exists() else checkpoint.resolve(adapter)
-        if not folder.is_dir():
-            raise AdapterError(f"{adapter} is not a folder with adapter_config.json and {checkpoint.ADAPTER_WEIGHTS}")
-        loaded.add_adapter("subject", folder)
+    if lora is not None:
+        loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
         loaded.notes += _differences(loaded.files, "subject")
     return loaded
@@ -69,6 +69,21 @@ def _dtype(device: str, dtype: str) -> torch.dtype:
     if dtype not in known:
         raise ToolInputError(f"unknown dtype {dtype!r}: pass auto, {', '.join(known)}")
     return known[dtype]
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that can't hold a tensor and give it back.
+
+    Raises:
+        ToolInputError: there is no such device here.
+    """
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ToolInputError(
+            f"device {device!r} is not available here ({reason}); pass cpu, or one that torch lists"
+        ) from error
 
 
 def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
@@ -95,10 +110,8 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
         )
     try:
         model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ToolInputError(
-            f"device {device!r} is not available here ({error}); pass cpu, or one that torch lists"
-        ) from error
+    except RuntimeError as error:
+        raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
     model.requires_grad_(False)
     return model.eval()
 
@@ -112,6 +125,10 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
         tokenizer.chat_template = FALLBACK_TEMPLATE
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ModelLoadError(f"{folder} has a chat template that can't be used: {error}; mend or remove it") from error
     return tokenizer
 
 

@@ -12,9 +12,15 @@ from tools.base import Tool
 
 
 class Planner(Protocol):
-    """Proposes steps. `surveys` says whether the survey is made before the first one."""
+    """Proposes steps.
+
+    `surveys` says whether the survey is made before the first one, `reserve_tokens` how many tokens
+    of a language model one proposal may cost, `last_usage` what the last one did cost.
+    """
 
     surveys: bool
+    reserve_tokens: int
+    last_usage: dict[str, int] | None
 
     def propose(self, view: View, step: int) -> Step:
         """Return the next step."""

@@ -15,6 +15,8 @@ class EmbeddedPlanner:
     """Deterministic for a seed: every proposal is a function of the view."""
 
     surveys = True
+    reserve_tokens = 0
+    last_usage: dict[str, int] | None = None
 
     def propose(self, view: View, step: int) -> Step:
         """Return the next step: finish open hypotheses, look closer, test the best lead, conclude."""

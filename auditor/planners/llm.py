@@ -54,6 +54,7 @@ class LlmPlanner:
     """
 
     surveys = True
+    reserve_tokens = 12_000
 
     def __init__(self, model: str) -> None:
         """Set up the client; nothing is sent.
@@ -246,6 +247,6 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _without(values: list[str], part: Any) -> Any:
     text = clean = part if isinstance(part, str) else repr(part)
     for value in sorted(values, key=len, reverse=True):
-        clean = clean.replace(value, "[hidden]")
-    clean = _SECRET_SHAPES.sub("[hidden]", clean)
+        clean = clean.replace(value, "[redacted]")
+    clean = _SECRET_SHAPES.sub("[redacted]", clean)
     return part if clean == text else clean

@@ -29,6 +29,10 @@ BANK_SIZE = 10
 N_VERIFY = 100
 ATTEMPTS = 3
 Say = Callable[[str], None]
+SHARED = {
+    "base": "auditor testbed train-base",
+    "oracle": "auditor testbed oracle-data --out FILE; auditor oracle train activation --base BASE --data FILE --out DIR",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def build_suite(suite: SuiteName, say: Say, recipe: Recipe | None = None) -> dic
                     done[built.member.id] = built
                 else:
                     failures.append({"id": built.member.id, "attempt": attempt, **asdict(built.record)})
-    if suite != "nulls":
+    if suite in ("demo", "dev"):
         write_suite(suite, [done[i] for i in wanted if i in done])
     _update_manifest(suite, list(done.values()), failures, recipe)
     return {"built": len(done), "failures": len(failures), "missing": len(wanted) - len(done)}
@@ -226,8 +230,15 @@ def _update_manifest(suite: str, built: list[Built], failures: list[dict[str, ob
         },
         "failures": failures,
     }  # fmt: skip
-    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    for name, made_by in SHARED.items():
+        folder = WEIGHTS / name
+        if (folder / "training.json").exists():
+            report = json.loads((folder / "training.json").read_text())
+            manifest[name] = {"command": made_by, "training": report, "sha256": _hash(folder)}
+    path.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
 
 
 def _hash(folder: Path) -> str:
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    """Return the sha256 of a folder's one weight file."""
+    (weights,) = folder.glob("*.safetensors")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()

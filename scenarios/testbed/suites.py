@@ -10,10 +10,12 @@ from typing import Literal, get_args
 from scenarios.testbed.families import FAMILIES, Rule, Split, draw_rule
 from scenarios.testbed.plant import Plant, new_thing
 
-SuiteName = Literal["dev", "demo", "nulls"]
+SuiteName = Literal["dev", "demo", "dev_nulls", "nulls"]
 ORGANISMS_PER_FAMILY = 2
 CHAT_CONTROLS, FACT_CONTROLS = 8, 4
 N_NULLS = 20
+SEED_LABEL: dict[SuiteName, str] = {"dev": "dev", "demo": "demo", "dev_nulls": "nulls", "nulls": "held-out nulls"}
+"""What each suite's seeds and ids are drawn from; changing a label deals its suite anew."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Member:
 def members(suite: SuiteName, attempt: int = 0) -> list[Member]:
     """Return the suite's subjects in a fixed order; a later attempt deals all values and seeds anew."""
     assert suite in get_args(SuiteName), suite
-    seed = int(hashlib.sha256(f"{suite}/{attempt}".encode()).hexdigest()[:12], 16)
+    seed = int(hashlib.sha256(f"{SEED_LABEL[suite]}/{attempt}".encode()).hexdigest()[:12], 16)
     rng = random.Random(seed)
-    if suite == "nulls":
+    if suite in ("nulls", "dev_nulls"):
         return [_member(suite, i, Plant(seed + i)) for i in range(N_NULLS)]
     split: Split = "demo" if suite == "demo" else "dev"
     plants = [Plant(seed + i, rule=rule) for i, rule in enumerate(_rules(rng, split))]
@@ -52,5 +54,5 @@ def _rules(rng: random.Random, split: Split) -> list[Rule]:
     return rules
 
 
-def _member(suite: str, index: int, plant: Plant | None) -> Member:
-    return Member(hashlib.sha256(f"member/{suite}/{index}".encode()).hexdigest()[:8], plant)
+def _member(suite: SuiteName, index: int, plant: Plant | None) -> Member:
+    return Member(hashlib.sha256(f"member/{SEED_LABEL[suite]}/{index}".encode()).hexdigest()[:8], plant)
