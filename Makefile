@@ -1,12 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := scenarios/suites/demo
+DEMO := scenarios/suites/demo/359f37ee.yaml
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint docs clean
 
 demo: .venv/ready
-	AUDITOR_PROGRESS=1 $(BIN)/auditor run $(DEMO)/$(shell ls $(DEMO) | head -1)
+	AUDITOR_PROGRESS=1 $(BIN)/auditor run $(DEMO)
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -n 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from auditor import execute, prompts
+from auditor.errors import BudgetError
 from auditor.execute import Desk
 from auditor.planners import Planner, survey_calls
 from auditor.planners.embedded import EmbeddedPlanner
@@ -38,10 +39,14 @@ def check(desk: Desk) -> bool:
         return True
     done = desk.ledger.find("events", desk.audit_id, kind="subject_checked", key="check")
     if done is not None:
-        return bool(done["body"]["changed"])
+        return done["body"]["changed"] is not False
     texts = [desk.subject.render(p.messages) for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
     tokens = desk.subject.encode(texts).n_tokens
-    reservation = desk.budget.reserve("check", {"subject": tokens, "base": tokens})
+    try:
+        reservation = desk.budget.reserve("check", {"subject": tokens, "base": tokens})
+    except BudgetError as error:
+        desk.event("subject_checked", {"changed": None, "text": f"not checked for any change: {error}"}, key="check")
+        return True
     changed = desk.subject.changes_anything(texts)
     text = "the subject differs from its base" if changed else "the adapter changes no logit on any prompt tried"
     desk.ledger.append_many(desk.audit_id, [

@@ -329,7 +329,7 @@ def test_what_is_no_folder_and_no_hub_id_is_refused_with_what_to_pass(given):
 def test_a_file_is_no_model_folder_and_no_adapter_folder(base_folder, lora_folder):
     with pytest.raises(ModelLoadError, match=r"config.json is not a model folder"):
         load_subject(str(base_folder / "config.json"))
-    with pytest.raises(AdapterError, match=r"is not a folder with adapter_config.json and adapter_model.safetensors"):
+    with pytest.raises(AdapterError, match=r"is not an adapter folder; pass a folder with adapter_config.json"):
         load_subject(str(base_folder), str(lora_folder / "adapter_config.json"))
 
 

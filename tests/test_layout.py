@@ -38,7 +38,9 @@ def test_no_content_word_of_the_testbed_is_a_literal_of_the_auditor_or_its_instr
     assert found == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["bench", "--help"], ["testbed", "build", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["bench", "--help"], ["testbed", "build", "--help"]]
+)
 def test_help_is_answered_without_importing_anything_heavy(arguments):
     program = (
         "import sys\nfrom auditor.cli import app\n"
