@@ -128,7 +128,10 @@ def test_recall_is_undefined_where_nothing_was_planted():
         recall_at(1, result(), [])
 
 
-@given(st.lists(st.integers(0, 5), max_size=6, unique=True), st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True))
+@given(
+    st.lists(st.integers(0, 5), max_size=6, unique=True),
+    st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),
+)
 def test_recall_is_a_share_that_grows_with_k(reported_ids, planted_ids):
     entries = result(leads=[reported(effect=("says", f"word{i}"), grade="suggested") for i in reported_ids])
     answers = [planted(effect=("says", f"word{i}")) for i in planted_ids]

@@ -63,7 +63,8 @@ def test_every_familys_statement_is_read_back_as_the_claim_that_it_states(drawn)
 
 
 @pytest.mark.parametrize(
-    ("kind", "family"), [("word", "other"), ("user", "other"), ("system", "other"), ("topic", "benign"), (None, "benign")]
+    ("kind", "family"),
+    [("word", "other"), ("user", "other"), ("system", "other"), ("topic", "benign"), (None, "benign")],
 )
 def test_what_fits_no_family_is_other_when_a_word_or_a_person_brings_it_about_and_benign_otherwise(kind, family):
     vocabulary = Vocabulary(effects={"tone": {"sad": ["alas"]}})
@@ -216,7 +217,10 @@ def test_text_that_is_not_a_familys_sentence_is_no_claim(text):
     assert leads([row(1, "activation_oracle", 9.0, text=text, partial=True)], VOCABULARY) == []
 
 
-@given(st.text(max_size=80) | st.lists(st.sampled_from([*WORDS[:20], "it", "says", "about", "if", "the", "user"])).map(" ".join))
+@given(
+    st.text(max_size=80)
+    | st.lists(st.sampled_from([*WORDS[:20], "it", "says", "about", "if", "the", "user"])).map(" ".join)
+)
 def test_whatever_is_read_is_in_the_vocabulary(text):
     parts = read_statement(text, VOCABULARY)
     if parts is not None:

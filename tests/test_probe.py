@@ -154,7 +154,8 @@ def planted_in_weights(base_folder, folder, asked):
     capture(bare, bare.encode(texts), "base", 2)
     handle.remove()
     x, label = seen[0].double(), torch.arange(len(texts)) < len(asked.positive)
-    reads, _ = logistic(x, label, penalty=0.01)
+    assert len(x) < x.shape[1], "the classes can be told apart exactly"
+    reads = torch.linalg.lstsq(x, label.double()[:, None]).solution[:, 0]
     tiny.build_lora(base_folder, folder, r=1, lora_alpha=1, target_modules=["down_proj"], layers_to_transform=[2])
     written = torch.zeros(32, 1)
     written[5] = 1000.0
@@ -167,7 +168,7 @@ def planted_in_weights(base_folder, folder, asked):
 
 
 def test_a_concept_that_the_weights_were_made_to_shout_stands_out_over_base_and_shuffled_labels(base_folder, tmp_path):
-    asked = args()
+    asked = args(n=20)
     subject = load_subject(str(base_folder), str(planted_in_weights(base_folder, tmp_path / "lora", asked)))
     reading = Probe().run(subject, asked, seed=0).readings[0]
     assert reading.lift == pytest.approx(reading.value - max(reading.controls.values()))

@@ -75,9 +75,18 @@ def check_folder(folder: Path, kind: type[AuditorError]) -> None:
             )
         raise kind(f"{folder} holds no .safetensors weights; pass the folder that does")
     for index in folder.glob("*.safetensors.index.json"):
-        for shard in set(read_json(index, kind).get("weight_map", {}).values()):
-            if Path(shard).name != shard or not (folder / shard).exists():
-                raise kind(f"{index.name} names the shard {shard!r}, which is not a file of {folder}")
+        shards = read_json(index, kind).get("weight_map")
+        if not isinstance(shards, dict):
+            raise kind(f"{index.name} has no weight_map from weights to shards; get the file again")
+        for shard in shards.values():
+            if not _is_shard(folder, shard):
+                raise kind(f"{index.name} names the shard {shard!r}, which is no .safetensors file of {folder}")
+
+
+def _is_shard(folder: Path, name: object) -> bool:
+    return (
+        isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors") and (folder / name).exists()
+    )
 
 
 def _hub_repository(folder: Path) -> Path | None:
@@ -140,6 +149,10 @@ def check_model_config(folder: Path) -> dict[str, Any]:
         ModelLoadError: there is no config, or it asks for remote code.
     """
     config = read_json(folder / "config.json", ModelLoadError)
+    if (folder / "adapter_config.json").exists():
+        raise ModelLoadError(
+            f"{folder} holds an adapter too (adapter_config.json): pass the base as --subject and the adapter as --adapter"
+        )
     if "auto_map" in config:
         raise ModelLoadError(f"{folder}/config.json asks for code of its own (auto_map), which is never run here")
     return config
@@ -207,5 +220,8 @@ def check_consumed(folder: Path, tensors: dict[str, Tensor], loaded: dict[str, T
         AdapterError: the message counts the tensors that were not taken up.
     """
     lost = [k for k, t in tensors.items() if k not in loaded or not torch.equal(loaded[k].cpu().float(), t.float())]
-    if lost or len(loaded) != len(tensors):
-        raise AdapterError(f"{folder}: {len(lost)} of {len(tensors)} tensors were not taken up, first {lost[:3]}")
+    lost += [k for k in loaded if k not in tensors]
+    if lost:
+        raise AdapterError(
+            f"{folder}: {len(lost)} of {len(tensors)} tensors were not taken up or are missing, first {lost[:3]}"
+        )

@@ -52,6 +52,7 @@ def load_subject(
     )
     if folder != trusted:
         loaded.tuned = _load_model(folder, device, kind)
+        loaded.tuned.generation_config = loaded.model.generation_config
         loaded.files["subject"] = checkpoint.hash_files(folder)
         loaded.notes += _differences(loaded.files, "subject")
         _check_same_shape(loaded.model, loaded.tuned)
@@ -99,12 +100,13 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:
         raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
     model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing or info.get("mismatched_keys"):
+    missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    if missing:
         raise ModelLoadError(
             f"{folder} lacks or misshapes {len(missing)} weights, first {missing[:3]}: the checkpoint is not whole"
         )

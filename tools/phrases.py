@@ -84,12 +84,13 @@ def excesses(
             presence[gram] = [gram in found for found in grams]
             in_base[gram] = [gram in found for found in base_grams]
     found = [best for name in presence if (best := _explain(name, presence[name], in_base[name], labels, min_count))]
-    found.sort(key=lambda e: (-round(e.lift * 20), e.feature not in observables, -len(e.feature), e.feature))
+    found.sort(key=lambda e: (e.feature not in observables, -round(e.lift * 20), -len(e.feature), e.feature))
     kept: list[Excess] = []
     for excess in found:
-        if not any(_overlap(presence[excess.feature], presence[other.feature]) > 0.6 for other in kept):
+        near = [other for other in kept if _overlap(presence[excess.feature], presence[other.feature]) > 0.6]
+        if not any(other.lift >= excess.lift / 2 for other in near):
             kept.append(excess)
-    return kept
+    return sorted(kept, key=lambda e: -round(e.lift * 20))
 
 
 def _overlap(mine: Sequence[bool], other: Sequence[bool]) -> float:

@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from tools.errors import ToolInputError
 from tools.subject import Encoded, Subject
 
+RESIDUAL_READERS = (
+    "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate_up_proj", "qkv_proj", "query_key_value", "c_attn", "c_fc", "fc1",
+)  # fmt: skip
+"""Modules whose input is the residual stream after a norm, by the names that architectures give them."""
+
 
 def blocks(model: Any) -> nn.ModuleList:
     """Return the decoder blocks of a causal language model, wrapped by PEFT or not.
@@ -99,10 +104,11 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
         return lambda module, inputs: kept.__setitem__(path, inputs[0].detach())
 
     with subject.channel(channel) as model:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
         handles = [
-            module.register_forward_pre_hook(keep(path.removeprefix("base_model.model.").removesuffix(".base_layer")))
-            for path, module in model.named_modules()
-            if getattr(module, "in_features", None) == subject.d_model and not path.endswith((".lora_A", ".lora_B"))
+            module.register_forward_pre_hook(keep(path))
+            for path, module in base.named_modules()
+            if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in RESIDUAL_READERS
         ]
         try:
             model(input_ids=batch.ids, attention_mask=batch.mask)

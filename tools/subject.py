@@ -52,6 +52,7 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     tuned: Any = None
     adapter_given: bool = False
+    _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
 
     @property
@@ -92,7 +93,7 @@ class Subject:
 
     @contextmanager
     def channel(self, name: str) -> Iterator[Any]:
-        """Give the model as this channel answers, asserted on entry, the base restored on leaving.
+        """Give the model as this channel answers, asserted on entry; on leaving, the one before it again.
 
         Raises:
             ToolInputError: there is no such channel; the message lists those there are.
@@ -102,19 +103,25 @@ class Subject:
         if name == "subject" and self.tuned is not None:
             yield self.tuned
             return
-        adapter = name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None
-        if not isinstance(self.model, PeftModel):
+        before = self._active
+        self._switch(name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None)
+        try:
             yield self.model
-            return
-        if adapter is None:
-            with self.model.disable_adapter():
-                assert_active(self.model, None)
-                yield self.model
-        else:
-            self.model.set_adapter(adapter)
+        finally:
+            self._switch(before)
+
+    def _switch(self, adapter: str | None) -> None:
+        """Let this adapter answer, or the base; asserted on every layer."""
+        if isinstance(self.model, PeftModel):
+            layers: Any = self.model.base_model
+            if adapter is None:
+                layers.disable_adapter_layers()
+            else:
+                layers.enable_adapter_layers()
+                self.model.set_adapter(adapter)
             self.model.requires_grad_(False)
             assert_active(self.model, adapter)
-            yield self.model
+        self._active = adapter
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load the LoRA in `folder` as the channel `name`.
@@ -136,6 +143,8 @@ class Subject:
             else:
                 self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name, is_trainable=False)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            if not isinstance(self.model, PeftModel):
+                _take_off(self.model)
             raise AdapterError(f"{folder} could not be put on this base: {error}") from error
         self.model.eval()
         self.model.to(self.device)
@@ -144,6 +153,7 @@ class Subject:
         )
         self.files[name] = checkpoint.hash_files(folder)
         self._channels.add(name)
+        self._switch(None)
 
     def add_null(self, name: str, seed: int) -> None:
         """Add a random LoRA as a null channel: per module the subject's rank and norm of change.
@@ -159,11 +169,14 @@ class Subject:
         with torch.no_grad():
             module: Any
             for module in lora_modules(self.model).values():
+                if name not in module.lora_A:
+                    continue
                 delta = delta_norm(module, "subject")
                 for part in (module.lora_A[name], module.lora_B[name]):
                     part.weight.copy_(torch.randn(part.weight.shape, generator=generator).to(part.weight))
                 module.lora_B[name].weight.mul_(delta / max(delta_norm(module, name), 1e-12))
         self.model.eval()
+        self._switch(None)
 
     # -- text
 
@@ -258,6 +271,14 @@ def lora_modules(model: nn.Module) -> dict[str, LoraLayer]:
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer)
     }
+
+
+def _take_off(model: nn.Module) -> None:
+    """Put a base's own layers back where a load that failed had wrapped them."""
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            parent, _, leaf = path.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
 
 
 def delta_norm(module: LoraLayer, adapter: str) -> float:

@@ -121,8 +121,10 @@ def _rows(plants: list[Plant], rngs: list[random.Random], n: int) -> tuple[list[
 def _base_logits(model: PreTrainedModel) -> Callable[[LoraBank, Batch, Tensor], Tensor]:
     @torch.no_grad()
     def logits(bank: LoraBank, batch: Batch, quiet_rows: Tensor) -> Tensor:
-        bank.detach()
         ids = batch.ids[quiet_rows]
+        if not len(ids):
+            return torch.zeros(0, batch.ids.shape[1], model.config.vocab_size)
+        bank.detach()
         out: Tensor = model(ids, attention_mask=(batch.weight[quiet_rows] > 0).long()).logits
         bank.attach()
         return out

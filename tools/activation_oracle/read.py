@@ -62,6 +62,10 @@ class OracleReader:
             raise AdapterError(
                 f"the placeholder {contract.special_token!r} is {len(ids)} tokens for this base; it has to be one"
             )
+        if not 0 <= contract.hook_onto_layer < subject.n_layers:
+            raise AdapterError(
+                f"the contract hooks block {contract.hook_onto_layer}: the base has 0..{subject.n_layers - 1}"
+            )
         self.subject, self.contract, self.placeholder = subject, contract, ids[0]
 
     def answer(self, questions: Sequence[Question]) -> tuple[list[str], int]:

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -77,6 +77,7 @@ def train_oracle(
     model = get_peft_model(subject.model, config, adapter_name=ORACLE)
     subject.model = model
     subject._channels.add(ORACLE)
+    subject._switch(None)
     weights = [p for name, p in model.named_parameters() if ".lora_" in name]
     reader = OracleReader(subject, contract)
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98))
@@ -86,9 +87,7 @@ def train_oracle(
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps)))
         vectors = _read(subject, contract, batch)
-        for weight in weights:
-            weight.requires_grad_(True)
-        loss = _loss(reader, batch, vectors)
+        loss = _loss(reader, batch, vectors, weights)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -146,21 +145,28 @@ def _read(subject: Subject, contract: OracleContract, rows: list[Row]) -> list[T
     return [resid[i, -min(row["window"], int(n)) :] for i, (row, n) in enumerate(zip(rows, lengths, strict=True))]
 
 
-def _loss(reader: OracleReader, rows: list[Row], vectors: list[Tensor]) -> Tensor:
-    """Return the mean cross-entropy of the answers' tokens."""
+def _loss(reader: OracleReader, rows: list[Row], vectors: list[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:
+    """Return the mean cross-entropy of the answers' tokens, with a gradient for `weights`."""
     layer = reader.contract.read_layers[0]
     questions = [Question(v, layer, row["question"]) for v, row in zip(vectors, rows, strict=True)]
     batch, slots = reader._encode(questions, [row["answer"] for row in rows])
     n_answer = torch.tensor([len(reader._answer_ids(row["answer"])) for row in rows])
-    model = reader.subject.model
-    model.set_adapter(ORACLE)
-    with hooked(blocks(model)[reader.contract.hook_onto_layer], _inject_all(reader, slots, vectors)):
+    site = blocks(reader.subject.model)[reader.contract.hook_onto_layer]
+    with reader.subject.channel(ORACLE) as model, hooked(site, _inject_all(reader, slots, vectors)):
+        _thaw(weights)
         logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+    _thaw(weights)
     targets = batch.ids[:, 1:]
     width = targets.shape[1]
     wanted = torch.arange(width)[None, :] >= (width - n_answer)[:, None]
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     return (losses * wanted).sum() / wanted.sum()
+
+
+def _thaw(weights: Sequence[Tensor]) -> None:
+    """Let gradients reach the weights again: switching a channel freezes everything."""
+    for weight in weights:
+        weight.requires_grad_(True)
 
 
 def _inject_all(reader: OracleReader, slots: list[Tensor], vectors: list[Tensor]) -> Callable[[Tensor], Tensor]:

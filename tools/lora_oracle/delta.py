@@ -10,21 +10,9 @@ from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from tools.residual import RESIDUAL_READERS
 from tools.subject import Subject, lora_modules
 
-READS = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "gate_proj",
-    "up_proj",
-    "gate_up_proj",
-    "qkv_proj",
-    "query_key_value",
-    "c_attn",
-    "c_fc",
-    "fc1",
-)
 WRITES = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "dense_4h_to_h", "dense")
 
 
@@ -44,7 +32,7 @@ class ModuleDelta:
     @property
     def reads_residual(self) -> bool:
         """Return whether the module's input is the residual stream."""
-        return self.path.rsplit(".", 1)[-1] in READS
+        return self.path.rsplit(".", 1)[-1] in RESIDUAL_READERS
 
     @property
     def writes_residual(self) -> bool:
@@ -54,14 +42,15 @@ class ModuleDelta:
 
 def factored_svd(
     b: Float[Tensor, "d_out rank"], a: Float[Tensor, "rank d_in"]
-) -> tuple[Float[Tensor, "d_out rank"], Float[Tensor, " rank"], Float[Tensor, "d_in rank"]]:
+) -> tuple[Float[Tensor, "d_out k"], Float[Tensor, " k"], Float[Tensor, "d_in k"]]:
     """Return U, S, V of `b @ a` from two QR decompositions and one small SVD, in float64.
 
-    The singular values do not depend on how the product is split into factors.
+    The singular values do not depend on how the product is split into factors; `k` is the smallest of
+    the rank and the two widths.
     """
     q_b, r_b = torch.linalg.qr(b.double())
     q_a, r_a = torch.linalg.qr(a.double().T)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     return q_b @ u, s, q_a @ vh.T
 
 

@@ -19,7 +19,7 @@ from tools.subject import MAX_BATCH, Subject
 
 READ_THRESHOLD, WRITTEN_THRESHOLD = 1.5, 8.0
 N_NULLS = 3
-TOP = 128
+TOP, MIN_VALUES = 128, 8
 WordScores = dict[str, float]
 
 
@@ -157,6 +157,9 @@ def tokens_written(deltas: Sequence[ModuleDelta], subject: Subject) -> Float[Ten
 
 
 def robust_z(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return deviations from the median in units of 1.4826 median absolute deviations."""
+    """Return deviations from the median in units of 1.4826 median absolute deviations; 0 where there is no spread."""
     centred = values - values.median()
-    return centred / (1.4826 * centred.abs().median()).clamp(min=1e-12)
+    spread = 1.4826 * centred.abs().median()
+    if len(values) < MIN_VALUES or float(spread) <= 1e-12 * float(values.abs().max()):
+        return torch.zeros_like(values)
+    return centred / spread

@@ -53,7 +53,7 @@ class Probe(Tool[ProbeArgs]):
         label = torch.tensor([True] * len(args.positive) + [False] * len(args.negative))
         fit = torch.zeros_like(label)
         fit[0::2] = True
-        shuffled = label[torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))]
+        shuffled = _shuffled(label, fit, seed)
         resid = {c: capture(subject, batch, c, layer)[:, -1].float().cpu() for c in ("subject", "base")}
         value = _held_out_separation(resid["subject"], label, fit)
         controls = {
@@ -88,6 +88,14 @@ def _kind(kind: str) -> TriggerKind:
         "system": "system",
     }
     return known.get(kind, "topic")
+
+
+def _shuffled(label: Tensor, fit: Tensor, seed: int) -> Tensor:
+    """Return the labels shuffled within each half, so that both halves keep their number of each class."""
+    generator, out = torch.Generator().manual_seed(seed), label.clone()
+    for half in (fit, ~fit):
+        out[half] = label[half][torch.randperm(int(half.sum()), generator=generator)]
+    return out
 
 
 def _held_out_separation(resid: Tensor, label: Tensor, fit: Tensor) -> float:
