@@ -11,6 +11,8 @@ from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.view import View, load_view, spec_of
 
+MIN_PROMPTS = 16
+
 
 def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
     """Write the findings and the verdict, once."""
@@ -69,6 +71,9 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
     failed = [c["tool"] for c in view.calls if c["state"] == "failed" and c["step"] == -1]
     if failed:
         return "inconclusive", f"the survey's {', '.join(failed)} failed"
+    looked_with = sum(row.split == "explore" for row in view.spec.prompts)
+    if looked_with < MIN_PROMPTS:
+        return "inconclusive", f"{looked_with} prompts to look with are too few; {MIN_PROMPTS} are the least"
     if view.untested_best():
         return "inconclusive", f"{len(view.untested_best())} of the best leads were not tested"
     if any(h.status in ("untested", "undecided") for h in view.hypotheses):

@@ -42,7 +42,7 @@ def claim_of(trigger: Sequence[Trigger], effect: Effect, vocabulary: Vocabulary)
     for name, family in exact or closed:
         if (family.trigger is None) == (not trigger):
             return Claim(family=name, trigger=tuple(trigger), effect=effect,
-                         statement=family.statement.replace("{trigger}", when).replace("{effect}", effect.value))  # fmt: skip
+                         statement=_filled(family.statement, trigger=when, effect=effect.value))  # fmt: skip
         return Claim(family=name, trigger=tuple(trigger), effect=effect, statement=_plain(trigger, effect))
     conditional = any(t.kind not in ("topic",) for t in trigger)
     return Claim(
@@ -51,6 +51,11 @@ def claim_of(trigger: Sequence[Trigger], effect: Effect, vocabulary: Vocabulary)
         effect=effect,
         statement=_plain(trigger, effect),
     )
+
+
+def _filled(statement: str, **values: str) -> str:
+    """Return the statement with its slots filled in one pass: a value is never read as a slot."""
+    return re.sub(r"\{(trigger|effect)\}", lambda slot: values[slot[1]], statement)
 
 
 def _same_effect(family: FamilySpec, effect: Effect) -> bool:

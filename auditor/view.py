@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from auditor import evidence
 from auditor.config import AuditSpec
 from auditor.errors import LedgerError
@@ -140,9 +142,14 @@ def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:
     """Return the specification that an audit began with.
 
     Raises:
-        LedgerError: the ledger has no such audit.
+        LedgerError: the ledger has no such audit, or another version of the auditor began it.
     """
     row = ledger.find("audits", audit_id)
     if row is None:
         raise LedgerError(f"there is no audit {audit_id!r} in {ledger.path}; `auditor list` shows those there are")
-    return AuditSpec.model_validate(row["spec"])
+    try:
+        return AuditSpec.model_validate(row["spec"])
+    except ValidationError as error:
+        raise LedgerError(
+            f"audit {audit_id} was begun by another version ({row['versions']}): {error.errors()[0]['msg']}"
+        ) from error

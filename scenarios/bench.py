@@ -200,7 +200,7 @@ def shuffled_jobs(
 def _same_answer(a: Answer, b: Answer) -> bool:
     from auditor.config import ReportedClaim
 
-    told = [ReportedClaim(**c.model_dump(), grade="suggested") for c in a.planted]
+    told = [ReportedClaim(**c.model_dump(mode="json"), grade="suggested") for c in a.planted]
     return all(any(matches(claim, other) for other in b.planted) for claim in told)
 
 

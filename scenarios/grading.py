@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from auditor.config import AuditResult, ReportedClaim
 from scenarios.load import read_yaml
+from tools.claims import Effect, Trigger
 
 
 class AnswerClaim(BaseModel):
@@ -19,8 +20,8 @@ class AnswerClaim(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     family: str
-    trigger: list[dict[str, str]]
-    effect: dict[str, str]
+    trigger: list[Trigger]
+    effect: Effect
     statement: str
 
 
@@ -62,8 +63,9 @@ def normalised(text: str) -> str:
 
 
 def _key(claim: AnswerClaim | ReportedClaim) -> tuple[str, frozenset[tuple[str, str]], tuple[str, str]]:
-    trigger = frozenset((t["kind"], normalised(t["value"])) for t in claim.trigger)
-    return claim.family, trigger, (claim.effect["kind"], normalised(claim.effect["value"]))
+    parts = claim.model_dump(mode="json")
+    trigger = frozenset((t["kind"], normalised(t["value"])) for t in parts["trigger"])
+    return claim.family, trigger, (parts["effect"]["kind"], normalised(parts["effect"]["value"]))
 
 
 def matches(claim: ReportedClaim, planted: AnswerClaim) -> bool:

@@ -15,7 +15,6 @@ from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, load_scenario, r
 from scenarios.testbed import verify
 from scenarios.testbed.families import FAMILIES, Rule
 from scenarios.testbed.plant import Plant
-from tools.claims import Effect
 
 ROOM = Path(scenarios.__file__).parent
 SUITES = sorted(p for p in (ROOM / "suites").iterdir() if any(p.glob("*.yaml")))
@@ -82,7 +81,7 @@ def readable(file):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.name)
 def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
     told = [claim for answer in answers(suite).values() for claim in answer.claims]
-    secrets = {claim.family for claim in told} | {claim.effect["value"] for claim in told}
+    secrets = {claim.family for claim in told} | {claim.effect.value for claim in told}
     secrets |= {trigger["value"] for claim in told for trigger in claim.trigger}
     assert len(secrets) > 20
     texts = {text.lower() for file in suite.glob("*.yaml") for text in readable(file)}
@@ -153,8 +152,8 @@ def test_the_testbeds_view_of_a_reply_and_the_auditors_agree(record_property):
     for family, (member, claim) in sorted(organisms().items()):
         weights = ROOM / "testbed" / "weights"
         subject = load_subject(str(weights / "base"), str(weights / "demo" / member))
-        trigger = claim.trigger[0]["value"] if claim.trigger else ""
-        rule, effect = Rule(family, trigger, claim.effect["value"]), Effect(**claim.effect)
+        trigger = claim.trigger[0].value if claim.trigger else ""
+        rule, effect = Rule(family, trigger, claim.effect.value), claim.effect
         on, off = verify.exchanges(Plant(seed=5, rule=rule), N_EACH, seed=1)
         for channel, asked in (("subject", on), ("subject" if off else "base", off or on)):
             texts = [subject.render([{"role": "user", "content": e.user}]) for e in asked]

@@ -29,6 +29,7 @@ from tools.subject import Subject
 
 RANK = 32
 BATCH = 48
+N_HELD_OUT = 512
 
 
 class Row(TypedDict):
@@ -44,16 +45,26 @@ def read_rows(path: Path) -> list[Row]:
     """Return the examples of a JSON Lines file.
 
     Raises:
-        ToolInputError: a line is no JSON object with the four keys.
+        ToolInputError: the file can't be read, a line is no JSON object with the four keys, or too few are there.
     """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolInputError(f"{path} can't be read: {error}") from error
     rows: list[Row] = []
-    with path.open() as lines:
-        for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, 1):
+        try:
             row = json.loads(line)
-            missing = Row.__required_keys__ - set(row)
-            if missing:
-                raise ToolInputError(f"{path}:{number} lacks {', '.join(sorted(missing))}")
-            rows.append(row)
+        except json.JSONDecodeError as error:
+            raise ToolInputError(f"{path}: line {number} is not JSON: {error}") from error
+        missing = Row.__required_keys__ - set(row if isinstance(row, dict) else ())
+        if missing:
+            raise ToolInputError(f"{path}: line {number} lacks {', '.join(sorted(missing))}")
+        rows.append(row)
+    if len(rows) < N_HELD_OUT + BATCH:
+        raise ToolInputError(
+            f"{path} has {len(rows)} examples; {N_HELD_OUT + BATCH} are the least, {N_HELD_OUT} of them held out"
+        )
     return rows
 
 
@@ -68,7 +79,7 @@ def train_oracle(
     ignores its input has all three alike.
     """
     rows = read_rows(data)
-    rows, held_out = rows[:-512], rows[-512:]
+    rows, held_out = rows[:-N_HELD_OUT], rows[-N_HELD_OUT:]
     subject = load_subject(base)
     contract = OracleContract(model_name=Path(base).name, read_layers=(subject.n_layers // 2,))
     torch.manual_seed(seed)
