@@ -390,7 +390,11 @@ def bench(
     todo = bench_module.make_jobs(suite, seeds, db, overrides)
     _check_jobs([job.spec for job in todo], db)
     with tqdm(total=len(todo), disable=None, desc="audits") as bar:
-        results = bench_module.run_all(todo, jobs, lambda job, result: bar.update() and None)
+
+        def count(job: bench_module.Job, result: AuditResult) -> None:
+            bar.update()
+
+        results = bench_module.run_all(todo, jobs, count)
     board = bench_module.score(todo, results, sealed)
     body = asdict(board)
     lines = list(bench_module.table(board, seeds))
