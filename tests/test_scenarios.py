@@ -82,7 +82,7 @@ def readable(file):
 def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
     told = [claim for answer in answers(suite).values() for claim in answer.claims]
     secrets = {claim.family for claim in told} | {claim.effect.value for claim in told}
-    secrets |= {trigger["value"] for claim in told for trigger in claim.trigger}
+    secrets |= {trigger.value for claim in told for trigger in claim.trigger}
     assert len(secrets) > 20
     texts = {text.lower() for file in suite.glob("*.yaml") for text in readable(file)}
     assert any("lora_alpha" in text for text in texts) or suite.name != "demo", "configs were read"
