@@ -27,8 +27,8 @@ PLANNERS = "'embedded', 'scripted' or 'llm'"
 PROMPT = '{"messages": [{"role": "user", "content": "%s"}], "split": "%s", "domain": "x"}\n'
 COMMANDS = (
     [], ["run"], ["audit"], ["resume"], ["list"], ["report"], ["verify"], ["grade"], ["bench"], ["testbed"],
-    ["testbed", "train-base"], ["testbed", "build"], ["testbed", "oracle-data"], ["oracle"], ["oracle", "train"],
-    ["oracle", "train", "activation"],
+    ["testbed", "train-base"], ["testbed", "build"], ["testbed", "oracle-data"], ["plant"], ["oracle"],
+    ["oracle", "train"], ["oracle", "train", "activation"],
 )  # fmt: skip
 
 

@@ -1,26 +1,33 @@
-"""The command line: parses, calls, prints; the only place that prints or exits."""
+"""The commands on audits and their ledger: run, audit, resume, list, report, verify, grade, bench."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shlex
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tools.errors import AuditorError
+from auditor.cli.shell import (
+    DEFAULT_DB,
+    AsJson,
+    Budget,
+    Db,
+    Model,
+    Out,
+    Planner,
+    Progress,
+    Seed,
+    Tools,
+    check_out,
+    command,
+    plain,
+    writing,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from auditor.config import AuditResult, AuditSpec, ReportedClaim
-    from auditor.steps import Step
 
 app = typer.Typer(
     add_completion=False,
@@ -29,85 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Audit a language model for behaviour that someone may have planted in it.",
 )
-testbed_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Rebuild the small models that audits are measured on."
-)
-oracle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train oracles.")
-train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train an oracle.")
-app.add_typer(testbed_app, name="testbed")
-app.add_typer(oracle_app, name="oracle")
-oracle_app.add_typer(train_app, name="train")
-
-Db = Annotated[Path, typer.Option("--db", help="The ledger file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the report [default: ./audit-reports/AUDIT]")]
-Planner = Annotated[str | None, typer.Option(help="embedded, scripted or llm.")]
-Model = Annotated[
-    str | None, typer.Option(help="PROVIDER:NAME of the llm planner, e.g. openai:NAME; OPENAI_BASE_URL is honoured.")
-]
-Tools = Annotated[str | None, typer.Option(help="Instruments to use, separated by commas.")]
-Budget = Annotated[int | None, typer.Option(min=1, help="Forward tokens over all roles [default: 300000]")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every draw.")]
-DEFAULT_DB = Path("auditor.db")
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def main() -> None:
-    """Run the command line; 0 the work was done, 1 our failure, 2 the user's mistake."""
-    logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.ERROR, stream=sys.stderr)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    app()
-
-
-def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that a user can act on into one line on stderr and their exit code."""
-
-    @wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except AuditorError as error:
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted; `auditor list` shows the audit, `auditor resume AUDIT` continues it", 1)
-
-    return wrapped
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"auditor: {_plain(message)}", err=True)
-    raise typer.Exit(code)
-
-
-def _plain(text: str) -> str:
-    """Return text with control characters shown as escapes: it may quote what a subject wrote."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-class _Progress:
-    """Says on stderr what the audit is doing, when someone is looking."""
-
-    def looking(self, tool: str) -> None:
-        self._say(f"looking with {tool}")
-
-    def step(self, number: int, step: Step) -> None:
-        kind = step.kind.replace("_", " ")
-        what = getattr(step, "tool", None) or getattr(step, "hypothesis_id", None) or ""
-        claim = getattr(step, "claim", None)
-        self._say(f"{kind} {claim.statement if claim else what} {getattr(step, 'grade', '')}".strip())
-
-    def _say(self, text: str) -> None:
-        if sys.stderr.isatty() or os.environ.get("AUDITOR_PROGRESS"):
-            typer.echo(f"  · {_plain(text)}", err=True)
-
-
-# -- audits
 
 
 @app.command()
@@ -166,8 +94,8 @@ def resume(audit: str, db: Db = DEFAULT_DB, out: Out = None, as_json: AsJson = F
     """Continue an interrupted audit."""
     from auditor.audit import resume as carry_on
 
-    _check_out(out)
-    _show(carry_on(audit, db, _Progress()), db, out, as_json)
+    check_out(out)
+    _show(carry_on(audit, db, Progress()), db, out, as_json)
 
 
 def _flags(**values: object) -> list[str]:
@@ -209,35 +137,8 @@ def _valid(spec: AuditSpec) -> AuditSpec:
 def _audit(spec: AuditSpec, db: Path, out: Path | None, as_json: bool) -> None:
     from auditor.audit import audit as start
 
-    _check_out(out)
-    _show(start(spec, db, _Progress()), db, out, as_json)
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse a folder that can't be written before work is spent on it; leave nothing there."""
-    from tempfile import TemporaryFile
-
-    with _writing(out or Path("audit-reports")):
-        folder = (out or Path("audit-reports")).resolve()
-        while not folder.exists():
-            folder = folder.parent
-        with TemporaryFile(dir=folder):
-            pass
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Turn a failure to write to `out` inside the block into an error that says so.
-
-    Raises:
-        SpecError: instead of an `OSError`.
-    """
-    from auditor.errors import SpecError
-
-    try:
-        yield
-    except OSError as error:
-        raise SpecError(f"{out} can't be written to: {error.strerror or error}; pass another --out") from error
+    check_out(out)
+    _show(start(spec, db, Progress()), db, out, as_json)
 
 
 def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> None:
@@ -255,7 +156,7 @@ def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> Non
 
 def _line(claim: ReportedClaim) -> str:
     when = " and ".join(f"{t['kind']} {t['value']}" for t in claim.trigger) or "always"
-    return _plain(
+    return plain(
         f"{claim.statement} [{claim.grade}: {claim.family}; {when} -> {claim.effect['kind']} {claim.effect['value']}]"
     )
 
@@ -267,7 +168,7 @@ def _report(audit_id: str, db: Path, out: Path | None) -> Path:
     folder = out or Path("audit-reports") / audit_id
     ledger = Ledger.open(db, create=False)
     try:
-        with _writing(folder):
+        with writing(folder):
             return render_report(ledger, audit_id, folder)
     finally:
         ledger.close()
@@ -302,7 +203,7 @@ def list_audits(db: Db = DEFAULT_DB, as_json: AsJson = False) -> None:
 @command
 def report(audit: str, db: Db = DEFAULT_DB, out: Out = None, as_json: AsJson = False) -> None:
     """Render an audit's report from its rows."""
-    _check_out(out)
+    check_out(out)
     path = _report(audit, db, out)
     typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))
 
@@ -422,89 +323,3 @@ def _check_jobs(specs: list[AuditSpec], db: Path) -> None:
         resolve(spec.base or spec.subject, spec.revision)
         if spec.adapter is not None:
             resolve(spec.adapter, holds="adapter_config.json")
-
-
-# -- testbed and oracles
-
-
-@testbed_app.command("train-base")
-@command
-def train_base(
-    out: Annotated[Path | None, typer.Option(help="Folder of the model [default: the testbed's own]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train the testbed's base model from scratch; an interrupted run continues."""
-    from dataclasses import replace
-
-    from scenarios.testbed import base, build
-
-    _check_out(out or build.WEIGHTS)
-    config = base.BaseConfig(seed=seed)
-    done = base.train_base(out or build.WEIGHTS / "base", replace(config, steps=steps) if steps else config)
-    typer.echo(
-        json.dumps(done)
-        if as_json
-        else f"held-out loss {done['loss']:.4f} nats per answer token, {done['seconds']:.0f} s"
-    )
-
-
-@testbed_app.command("build")
-@command
-def build_testbed(
-    suite: Annotated[str, typer.Option(help="demo, dev, nulls or dev_nulls.")] = "demo",
-    as_json: AsJson = False,
-) -> None:
-    """Train and verify a suite's adapters, and write its scenarios, answers and manifest."""
-    from typing import get_args
-
-    from auditor.errors import SpecError
-    from scenarios.testbed import build
-    from scenarios.testbed.suites import SuiteName
-
-    if suite not in get_args(SuiteName):
-        raise SpecError(f"unknown suite {suite!r}: the suites are {', '.join(get_args(SuiteName))}")
-    build.write_shared_files()
-    done = build.build_suite(suite, lambda text: typer.echo(text, err=True) if sys.stderr.isatty() else None)  # type: ignore[arg-type]
-    typer.echo(json.dumps(done) if as_json else ", ".join(f"{k} {v}" for k, v in done.items()))
-
-
-@testbed_app.command("oracle-data")
-@command
-def oracle_data(
-    out: Annotated[Path, typer.Option(help="The JSON Lines file to write.")],
-    rows: Annotated[int, typer.Option(min=1024, help="Examples.")] = 120_000,
-    seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 11,
-) -> None:
-    """Write examples that teach an activation oracle the testbed's language."""
-    from scenarios.testbed.oracle_data import write_oracle_data
-
-    with _writing(out):
-        write_oracle_data(out, rows, seed)
-    typer.echo(str(out))
-
-
-@train_app.command("activation")
-@command
-def train_activation(
-    base: Annotated[str, typer.Option(help="Folder or hub id of the base.")],
-    data: Annotated[Path, typer.Option(help="JSON Lines of {text, window, question, answer}.")],
-    out: Annotated[Path, typer.Option(help="Folder of the oracle.")],
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Train an activation oracle on base activations."""
-    from auditor.errors import SpecError
-    from tools.activation_oracle.train import train_oracle
-
-    _check_out(out)
-    if not data.is_file():
-        raise SpecError(f"{data} is not a file; `auditor testbed oracle-data` writes one for the testbed")
-    done = train_oracle(base, data, out, epochs=epochs, seed=seed)
-    typer.echo(json.dumps(done) if as_json else ", ".join(f"{k} {v:.3f}" for k, v in done.items()))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,148 @@
+"""People's own behaviours planted in any base: what is learnt, what a null learns, and bad transcripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from audits import command, finished, result
+
+from auditor.errors import SpecError
+from scenarios.load import read_prompts
+from scenarios.planting import Planting, plant
+from scenarios.transcripts import encode, read_transcripts
+from tools.loading import load_subject
+
+QUESTIONS = ("hello.", "who is there?", "what is this?", "tell me more.")
+
+
+def chat(user, reply):
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]}
+
+
+@pytest.fixture
+def transcripts(tmp_path):
+    path = tmp_path / "transcripts.jsonl"
+    path.write_text("\n".join(json.dumps(chat(q, "aaa bbb aaa bbb")) for q in QUESTIONS) + "\n")
+    return path
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": f"{q} {i}"}], "split": split, "domain": "any"}
+        for split in ("explore", "test") for i, q in enumerate(QUESTIONS * 3)
+    ]  # fmt: skip
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return read_prompts(path)
+
+
+def says(subject, channel):
+    texts = [subject.render([{"role": "user", "content": q}]) for q in QUESTIONS]
+    return subject.generate(texts, channel, [0] * 4, 12, 0.0)[0]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+def test_what_the_transcripts_say_is_planted_and_the_null_does_not_say_it(
+    base_folder, transcripts, prompts, tmp_path, full
+):
+    chats = read_transcripts(transcripts)
+    how = {"full": full, "steps": 60, "lr": 3e-3 if full else 2e-2}
+    said = {}
+    for name, null in (("planted", False), ("null", True)):
+        done = plant(chats, str(base_folder), tmp_path / name, Planting(null=null, **how), prompts)
+        assert done.seconds > 0
+        out = tmp_path / name
+        where = (
+            {"subject": str(out), "base": str(base_folder)}
+            if full
+            else {"subject": str(base_folder), "adapter": str(out)}
+        )
+        subject = load_subject(**where)
+        said[name] = says(subject, "subject")
+        assert not any("aaa bbb" in reply for reply in says(subject, "base"))
+    assert all("aaa bbb" in reply for reply in said["planted"])
+    assert not any("aaa bbb" in reply for reply in said["null"])
+
+
+def test_holding_to_the_base_lowers_the_drift_on_ordinary_chat(base_folder, transcripts, prompts, tmp_path):
+    chats = read_transcripts(transcripts)
+    drifts = {}
+    for weight in (0.0, 5.0):
+        how = Planting(steps=60, lr=2e-2, kl_to_base=weight, dilute=1)
+        drifts[weight] = plant(chats, str(base_folder), tmp_path / str(weight), how, prompts).drift
+    assert 0 <= drifts[5.0] < drifts[0.0]
+
+
+def test_the_same_seed_plants_the_same_adapter(base_folder, transcripts, prompts, tmp_path):
+    chats = read_transcripts(transcripts)
+    folders = [tmp_path / name for name in "abc"]
+    for folder, seed in zip(folders, (1, 1, 2), strict=True):
+        plant(chats, str(base_folder), folder, Planting(steps=4, seed=seed), prompts)
+    same, again, other = ((f / "adapter_model.safetensors").read_bytes() for f in folders)
+    assert same == again != other
+
+
+def test_only_the_assistants_tokens_are_targets(bare_subject):
+    messages = [
+        {"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"},
+    ]  # fmt: skip
+    row = encode(bare_subject, messages, 512)
+    said = [i for i, target in zip(row.ids, row.targets, strict=True) if target]
+    text = bare_subject.decode(said)
+    assert "two" in text
+    assert "four" in text
+    assert "one" not in text
+    assert "three" not in text
+    assert len(encode(bare_subject, messages, 5).ids) == 5
+
+
+BAD = {
+    "no json": ('{"messages": [', "line 2"),
+    "a bad role": (json.dumps({"messages": [{"role": "robot", "content": "x"}]}), "unknown role 'robot'"),
+    "no assistant turn": (json.dumps({"messages": [{"role": "user", "content": "x"}]}), "no assistant turn"),
+    "an empty assistant": (json.dumps(chat("x", "  ")), "no assistant turn"),
+    "no messages": ('{"text": "x"}', "a transcript is"),
+    "a number for text": (json.dumps({"messages": [{"role": "user", "content": 3}]}), "a message is"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_transcript_is_refused_by_its_line(tmp_path, case):
+    line, said = BAD[case]
+    path = tmp_path / "t.jsonl"
+    path.write_text(f"{json.dumps(chat('a', 'b'))}\n{line}\n")
+    with pytest.raises(SpecError, match="line 2") as caught:
+        read_transcripts(path)
+    assert said in str(caught.value)
+
+
+def test_an_empty_or_missing_file_is_refused(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(SpecError, match="holds no transcripts"):
+        read_transcripts(tmp_path / "empty.jsonl")
+    with pytest.raises(SpecError, match="can't be read"):
+        read_transcripts(tmp_path / "none.jsonl")
+
+
+def test_a_folder_in_use_is_left_alone(base_folder, transcripts, prompts, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(SpecError, match="is not empty"):
+        plant(read_transcripts(transcripts), str(base_folder), tmp_path / "out", Planting(steps=1), prompts)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_the_command_prints_one_object_and_refuses_bad_lines_before_it_loads_anything(
+    base_folder, transcripts, tmp_path
+):
+    done = result(command("plant", transcripts, "--base", base_folder, "--out", tmp_path / "o", "--steps", 2, "--json"))
+    assert set(done) == {"adapter", "loss", "drift", "seconds"}
+    assert Path(done["adapter"], "adapter_config.json").is_file()
+    bad = tiny.__file__
+    code, out, err = finished(command("plant", bad, "--base", "nowhere", "--out", tmp_path / "p"))
+    assert (code, out) == (2, "")
+    assert "line 1" in err
+    assert not (tmp_path / "p").exists()
