@@ -30,7 +30,7 @@ def transcripts(tmp_path):
 @pytest.fixture
 def prompts(tmp_path):
     rows = [
-        {"messages": [{"role": "user", "content": f"{q} {i}"}], "split": split, "domain": "any"}
+        {"messages": [{"role": "user", "content": f"{q} {split} {i}"}], "split": split, "domain": "any"}
         for split in ("explore", "test") for i, q in enumerate(QUESTIONS * 3)
     ]  # fmt: skip
     path = tmp_path / "prompts.jsonl"
