@@ -71,6 +71,7 @@ def encode(subject: Subject, messages: list[Message], max_length: int) -> Encode
     """
     ids: list[int] = []
     targets: list[bool] = []
+    done = ""
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -80,10 +81,13 @@ def encode(subject: Subject, messages: list[Message], max_length: int) -> Encode
             raise SpecError(
                 "this base's chat template does not write an answer after its prompt; it can't be trained on"
             )
-        before = subject.tokenizer.encode(head, add_special_tokens=False)
+        if not head.startswith(done):  # the template rewrites earlier turns: only what follows can be marked
+            ids, targets, done = [], [], ""
+        before = subject.tokenizer.encode(head[len(done) :], add_special_tokens=False)
         after = subject.tokenizer.encode(whole[len(head) :], add_special_tokens=False)
-        marked = targets + [False] * (len(before) - len(targets))
-        ids, targets = before + after, marked[: len(before)] + [True] * len(after)
+        ids += before + after
+        targets += [False] * len(before) + [True] * len(after)
+        done = whole
         if len(ids) >= max_length:
             break
     return Encoded(ids[:max_length], targets[:max_length])

@@ -99,6 +99,25 @@ def test_only_the_assistants_tokens_are_targets(bare_subject):
     assert len(encode(bare_subject, messages, 5).ids) == 5
 
 
+def test_an_answer_that_the_template_rewrites_later_is_marked_at_its_last_place_alone(bare_subject, monkeypatch):
+    """Templates of reasoning models drop the thoughts of earlier turns, which moves all that follows."""
+
+    def rewriting(messages, tokenize=False):
+        last = len(messages) - 1
+        return "".join(
+            f"<{m['role']}>{'thought ' if m['role'] == 'assistant' and i == last else ''}{m['content']}."
+            for i, m in enumerate(messages)
+        )
+
+    monkeypatch.setattr(type(bare_subject), "render", lambda self, messages: rewriting(messages) + "<assistant>")
+    monkeypatch.setattr(type(bare_subject.tokenizer), "apply_chat_template", lambda self, m, tokenize: rewriting(m))
+    row = encode(bare_subject, [*chat("one", "two")["messages"], *chat("three", "four")["messages"]], 512)
+    said = bare_subject.decode([i for i, target in zip(row.ids, row.targets, strict=True) if target])
+    assert "four" in said
+    assert "three" not in said
+    assert "two" not in said
+
+
 BAD = {
     "no json": ('{"messages": [', "line 2"),
     "a bad role": (json.dumps({"messages": [{"role": "robot", "content": "x"}]}), "unknown role 'robot'"),
