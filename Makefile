@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := scenarios/suites/demo/359f37ee.yaml
+DEMO := scenarios/suites/demo/3215b5db.yaml
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint docs clean

@@ -87,11 +87,11 @@ def not_looked_at(view: View) -> list[str]:
         f"the tool {name} was not among this audit's tools" for name in DEFAULT_TOOLS if name not in view.spec.tools
     ]
     failed = [f"{c['tool']} failed: {c['error']}" for c in view.calls if c["state"] == "failed"]
-    kinds = set(view.spec.vocabulary.triggers)
+    kinds = {group.kind for group in view.spec.vocabulary.triggers.values()}
     unseen = [f"triggers of kind {k} were not tried" for k in ("user", "system", "turn") if k not in kinds]
     open_leads = view.open_leads()
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
-    return [*skipped, *failed, *unseen, *left, "behaviours of more than one turn, and triggers in combination"]
+    return [*skipped, *failed, *unseen, *left, "triggers of three conditions and more"]
 
 
 def seconds_of(ledger: Ledger, audit_id: str) -> float:

@@ -6,14 +6,14 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tools.claims import Claim, Suggestion, TriggerKind
+from tools.claims import Claim, Suggestion, Trigger, TriggerKind
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
 Grade = Literal["suggested", "confirmed", "localised"]
 Speaker = Literal["system", "user", "assistant"]
 DEFAULT_BUDGET = 300_000
-DEFAULT_TOOLS = ("chat", "model_diff", "lora_lens", "activation_oracle", "probe")
+DEFAULT_TOOLS = ("chat", "model_diff", "scan", "word_shift", "lora_lens", "activation_oracle", "probe")
 
 
 class _Strict(BaseModel):
@@ -38,37 +38,56 @@ class PromptRow(_Strict):
         return messages
 
 
-class TriggerSpec(_Strict):
-    """How a trigger of one kind is put into a prompt, and the values worth trying."""
+class TriggerGroup(_Strict):
+    """Conditions of one sort: how one is put into a prompt, how a sentence names it, which are worth trying."""
 
+    kind: TriggerKind
+    clause: str = Field(description="the condition in a sentence, with {value}")
     frame: str = Field(default="{prompt}", description="the user's last turn, with {prompt} and {value}")
+    system: str | None = Field(default=None, description="a system text put first, with {value}")
+    opening: list[tuple[str, str]] = Field(
+        default_factory=list,
+        description="for turns: exchanges put before the prompt, one for the first value, two for the next",
+    )
     values: list[str] = Field(default_factory=list)
 
 
 class FamilySpec(_Strict):
-    """What makes a claim one of this family: its kind of trigger, its effect, its sentence."""
+    """What makes a claim one of this family: its groups of conditions, its effect, its sentence."""
 
-    trigger: TriggerKind | None = None
+    trigger: list[str] = Field(default_factory=list, description="names of trigger groups, all of which must hold")
     effect: str = Field(description="an effect kind, or `kind:value` for one value of it")
-    statement: str = Field(description="one sentence with {trigger} and {effect}")
+    statement: str = Field(description="one sentence with {effect}, said after the conditions")
 
 
 class Vocabulary(_Strict):
     """What may be claimed of this subject; families `benign` and `other` always exist."""
 
     families: dict[str, FamilySpec] = Field(default_factory=dict)
-    triggers: dict[TriggerKind, TriggerSpec] = Field(default_factory=dict)
+    triggers: dict[str, TriggerGroup] = Field(default_factory=dict)
     effects: dict[str, dict[str, list[str]]] = Field(
         default_factory=dict, description="closed effect kinds: value to the cue phrases that show it"
     )
+    patterns: dict[str, list[str]] = Field(
+        default_factory=dict, description="open effect kinds: phrases with {value} that show one"
+    )
 
     @model_validator(mode="after")
-    def _families_have_their_effects(self) -> Vocabulary:
+    def _families_are_made_of_what_is_there(self) -> Vocabulary:
         for name, family in self.families.items():
             kind, _, value = family.effect.partition(":")
-            if kind != "says" and (kind not in self.effects or (value and value not in self.effects[kind])):
-                known = ", ".join(["says", *self.effects, *self.observables])
+            closed = kind in self.effects and (not value or value in self.effects[kind])
+            if kind not in ("says", *self.patterns) and not closed:
+                known = ", ".join(["says", *self.patterns, *self.effects, *self.closed])
                 raise ValueError(f"family {name!r} has the unknown effect {family.effect!r}: there are {known}")
+            for group in family.trigger:
+                if group not in self.triggers:
+                    raise ValueError(
+                        f"family {name!r} has the unknown trigger {group!r}: there are {', '.join(self.triggers)}"
+                    )
+        for kind, phrases in self.patterns.items():
+            if kind in self.effects or not all("{value}" in phrase for phrase in phrases):
+                raise ValueError(f"patterns {kind!r} must each have {{value}}, and be no closed effect")
         return self
 
     @property
@@ -77,9 +96,24 @@ class Vocabulary(_Strict):
         return [*self.families, "benign", "other"]
 
     @property
-    def observables(self) -> dict[str, list[str]]:
+    def closed(self) -> dict[str, list[str]]:
         """Return `kind:value` to cue phrases, for all closed effects."""
         return {f"{kind}:{value}": cues for kind, values in self.effects.items() for value, cues in values.items()}
+
+    @property
+    def observables(self) -> dict[str, list[str]]:
+        """Return all that can be looked for in a reply: `kind:value` to cues, and open kinds to phrases with {value}."""
+        return {**self.closed, **self.patterns}
+
+    def group_of(self, trigger: Trigger) -> str:
+        """Return the name of the group that a condition belongs to; of a kind that has none, the kind itself."""
+        of_kind = [name for name, group in self.triggers.items() if group.kind == trigger.kind]
+        listing = [name for name in of_kind if trigger.value in self.triggers[name].values]
+        return next(iter([*listing, *of_kind]), trigger.kind)
+
+    def values_of(self, kind: TriggerKind) -> list[str]:
+        """Return the values of a kind that are worth trying, over all of its groups."""
+        return [value for group in self.triggers.values() if group.kind == kind for value in group.values]
 
 
 class OracleSpec(_Strict):

@@ -78,8 +78,10 @@ class Terms:
     prompts: dict[str, Any]
     decoding: dict[str, Any]
     predicate: dict[str, Any]
+    parts: int = 1
     stopping: str = (
-        "reject at e >= 1/alpha; give up at max_trials, when even successes alone can't get there, "
+        "each condition's pairs have an e-process of their own, trial i counts for condition i mod parts; "
+        "reject when every e >= 1/alpha; give up at max_trials, when even successes alone can't get there, "
         "or when after 24 pairs or more the observed difference is no more than delta"
     )
 
@@ -94,15 +96,22 @@ class Terms:
 
 
 def register(spec: AuditSpec, claim: Claim, grade: TestGrade, k: int, cues: list[str], n_prompts: int) -> Terms:
-    """Return the terms of the audit's k-th test."""
-    contrast = "the base, same prompt" if grade == "confirmed" else "the subject, trigger taken out"
+    """Return the terms of the audit's k-th test.
+
+    A claim with several conditions is localised when taking out any one of them matters: each
+    condition has its own null, and all must be rejected, so the chance of rejecting while one of
+    them is true stays at most alpha (an intersection-union test; nothing is divided).
+    """
+    contrast = "the base, same prompt" if grade == "confirmed" else "the subject, one condition taken out"
+    parts = 1 if grade == "confirmed" else max(1, len(claim.trigger))
     return Terms(
         claim=claim,
         grade=grade,
         k=k,
         alpha=alpha_k(spec.alpha, k),
         delta=spec.delta,
-        max_trials=spec.max_trials,
+        max_trials=spec.max_trials * parts,
+        parts=parts,
         channels=("subject", "base" if grade == "confirmed" else "subject_without_trigger"),
         prompts={
             "split": "test",
@@ -118,7 +127,10 @@ def register(spec: AuditSpec, claim: Claim, grade: TestGrade, k: int, cues: list
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a test stands: undecided is `decision` None with trials to go."""
+    """Where a test stands: undecided is `decision` None with trials to go.
+
+    Of a test with several parts, `e` is the least of theirs and `path` how that went.
+    """
 
     e: float
     n: int
@@ -128,7 +140,7 @@ class Outcome:
     path: tuple[float, ...] = field(default=(), repr=False)
 
 
-def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_trials: int) -> Outcome:
+def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_trials: int, parts: int = 1) -> Outcome:
     """Return the outcome of a test from its pairs in order, the same from rows as when first run.
 
     Args:
@@ -136,21 +148,29 @@ def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_tria
         alpha: The test's own share of the error budget.
         delta: The registered margin.
         max_trials: After so many pairs without rejection the test has failed.
+        parts: How many nulls are tested side by side; pair i belongs to part i mod `parts`.
     """
-    process, path, seen = EProcess(delta), [], []
+    processes = [EProcess(delta) for _ in range(parts)]
+    path, seen = [], []
     decision: Decision | None = None
-    for s, b in pairs:
+    for i, (s, b) in enumerate(pairs):
         seen.append((s, b))
-        path.append(process.update(s, b))
-        if process.e >= 1 / alpha:
+        processes[i % parts].update(s, b)
+        path.append(min(process.e for process in processes))
+        if all(process.e >= 1 / alpha for process in processes):
             decision = "passed"
             break
-        if process.n >= max_trials or _hopeless(process, alpha, max_trials):
+        if len(seen) >= max_trials or any(_hopeless(process, alpha, max_trials // parts) for process in processes):
             decision = "failed"
             break
     n = max(1, len(seen))
     return Outcome(
-        process.e, process.n, sum(s for s, _ in seen) / n, sum(b for _, b in seen) / n, decision, tuple(path)
+        path[-1] if path else 1.0,
+        len(seen),
+        sum(s for s, _ in seen) / n,
+        sum(b for _, b in seen) / n,
+        decision,
+        tuple(path),
     )
 
 
@@ -159,6 +179,8 @@ def _hopeless(process: EProcess, alpha: float, max_trials: int) -> bool:
 
     Giving up early can only lose power; the bound on false rejections holds whatever the reason.
     """
+    if process.e >= 1 / alpha:
+        return False
     if process.n >= FUTILITY_AFTER and process.mean_excess <= 0:
         return True
     best = 1 + 0.95 / (1 + process.delta) * (1 - process.delta)

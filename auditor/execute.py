@@ -150,7 +150,7 @@ def check_claim(desk: Desk, claim: Claim) -> None:
     if claim.family not in names:
         raise ToolInputError(f"unknown family {claim.family!r}: the families are {', '.join(names)}")
     predicates.cues_of(claim.effect, desk.spec.vocabulary)
-    prompts.rows_for(desk.spec, claim.trigger)
+    prompts.check_trigger(desk.spec, claim.trigger)
 
 
 def check_hypothesis(desk: Desk, step: RegisterHypothesis) -> None:
@@ -245,8 +245,11 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, st
     seeds = [prompts.trial_seed(desk.spec, test_id, i) for i in indices]
     sides = {}
     for channel in terms["channels"]:
-        holds = channel != WITHOUT_TRIGGER
-        sides[channel] = [prompts.draw(desk.spec, claim.trigger, holds, test_id, i) for i in indices]
+        taken_out = [i % terms.get("parts", 1) if channel == WITHOUT_TRIGGER else None for i in indices]
+        sides[channel] = [
+            prompts.draw(desk.spec, claim.trigger, test_id, i, without)
+            for i, without in zip(indices, taken_out, strict=True)
+        ]
     texts = {channel: [desk.subject.render(m) for m in messages] for channel, messages in sides.items()}
     limit = terms["decoding"]["max_new_tokens"]
     cost: dict[str, int] = {}

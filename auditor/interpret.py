@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from auditor.config import FamilySpec, Vocabulary
-from tools.claims import Claim, Effect, Suggestion, Trigger, TriggerKind
-from tools.phrases import shows, words
+from tools.claims import Claim, Effect, Suggestion, Trigger
+from tools.phrases import shows, slotted, words
 
 
 @dataclass(frozen=True)
@@ -30,42 +30,41 @@ class Lead:
 def claim_of(trigger: Sequence[Trigger], effect: Effect, vocabulary: Vocabulary) -> Claim:
     """Return the claim with its family's name and sentence.
 
-    A family fits when its effect and its kind of trigger do; with the effect alone, the family is
-    still named if its effect is of a closed kind. What fits no family is `benign` when it always
-    shows or hangs on a topic, and `other` when a word or a kind of user brings it about.
+    A family fits when its effect and its groups of conditions do; with the effect alone, the family
+    is still named if its effect is of a closed kind. What fits no family is `benign` when it always
+    shows or hangs on a topic, and `other` when anything else brings it about.
     """
     fits = [(name, f) for name, f in vocabulary.families.items() if _same_effect(f, effect)]
-    kinds: list[TriggerKind | None] = [t.kind for t in trigger] or [None]
-    exact = [(name, f) for name, f in fits if f.trigger in kinds]
-    closed = [(name, f) for name, f in fits if effect.kind != "says"]
-    when = " and ".join(t.value for t in trigger)
-    for name, family in exact or closed:
-        if (family.trigger is None) == (not trigger):
-            return Claim(family=name, trigger=tuple(trigger), effect=effect,
-                         statement=_filled(family.statement, trigger=when, effect=effect.value))  # fmt: skip
-        return Claim(family=name, trigger=tuple(trigger), effect=effect, statement=_plain(trigger, effect))
-    conditional = any(t.kind not in ("topic",) for t in trigger)
+    groups = sorted(vocabulary.group_of(t) for t in trigger)
+    exact = [name for name, f in fits if sorted(f.trigger) == groups]
+    closed = [name for name, _ in fits if effect.kind != "says"]
+    when = " and ".join(clause_of(t, vocabulary) for t in trigger)
+    if exact:
+        sentence = vocabulary.families[exact[0]].statement.replace("{effect}", effect.value)
+        statement = f"if {when}, {sentence}" if when else sentence
+        return Claim(family=exact[0], trigger=tuple(trigger), effect=effect, statement=statement)
+    statement = _plain(when, effect)
+    if closed:
+        return Claim(family=closed[0], trigger=tuple(trigger), effect=effect, statement=statement)
+    conditional = any(t.kind != "topic" for t in trigger)
     return Claim(
-        family="other" if conditional else "benign",
-        trigger=tuple(trigger),
-        effect=effect,
-        statement=_plain(trigger, effect),
+        family="other" if conditional else "benign", trigger=tuple(trigger), effect=effect, statement=statement
     )
 
 
-def _filled(statement: str, **values: str) -> str:
-    """Return the statement with its slots filled in one pass: a value is never read as a slot."""
-    return re.sub(r"\{(trigger|effect)\}", lambda slot: values[slot[1]], statement)
+def clause_of(trigger: Trigger, vocabulary: Vocabulary) -> str:
+    """Return the condition as a sentence names it."""
+    group = vocabulary.triggers.get(vocabulary.group_of(trigger))
+    return f"{trigger.kind} is {trigger.value}" if group is None else group.clause.replace("{value}", trigger.value)
 
 
 def _same_effect(family: FamilySpec, effect: Effect) -> bool:
     return family.effect in (effect.kind, f"{effect.kind}:{effect.value}")
 
 
-def _plain(trigger: Sequence[Trigger], effect: Effect) -> str:
-    when = " and ".join(f"{t.kind} {t.value!r}" for t in trigger)
+def _plain(when: str, effect: Effect) -> str:
     does = f"it says {effect.value!r}" if effect.kind == "says" else f"its replies show {effect.kind}: {effect.value}"
-    return f"With {when}, {does}." if when else f"Whatever is asked, {does}."
+    return f"If {when}, {does}." if when else f"Whatever is asked, {does}."
 
 
 def read_statement(text: str, vocabulary: Vocabulary) -> tuple[tuple[Trigger, ...], Effect] | None:
@@ -73,43 +72,65 @@ def read_statement(text: str, vocabulary: Vocabulary) -> tuple[tuple[Trigger, ..
 
     Oracles are taught to answer in the statements of the vocabulary; anything else stays text.
     """
-    flat = " ".join(words(text))
-    for family in vocabulary.families.values():
+    when, _, rest = text.partition(",") if text.strip().lower().startswith("if ") else ("", "", text)
+    trigger = _read_clauses(when.strip()[3:], vocabulary) if when else ()
+    if trigger is None:
+        return None
+    groups = sorted(vocabulary.group_of(t) for t in trigger)
+    for family in sorted(vocabulary.families.values(), key=lambda f: sorted(f.trigger) != groups):
         kind, _, fixed = family.effect.partition(":")
-        pattern = re.escape(" ".join(words(family.statement.replace("{trigger}", "qqtq").replace("{effect}", "qqeq"))))
-        pattern = pattern.replace("qqtq", "(?P<trigger>.+?)").replace("qqeq", "(?P<effect>.+?)")
-        match = re.fullmatch(pattern, flat)
-        if match:
-            parts = match.groupdict()
-            values = vocabulary.effects.get(kind, {})
-            value = parts.get("effect") or fixed or (next(iter(values)) if len(values) == 1 else "")
-            if not value or (kind != "says" and value not in values):
-                continue
-            trigger = (
-                (Trigger(kind=family.trigger, value=parts["trigger"]),)
-                if family.trigger and parts.get("trigger")
-                else ()
-            )
+        found = _slot(family.statement.replace("{effect}", "{value}"), rest)
+        if found is None:
+            continue
+        values = vocabulary.effects.get(kind, {})
+        value = found or fixed or (next(iter(values)) if len(values) == 1 else "")
+        open_value = kind == "says" or kind in vocabulary.patterns
+        if value and (open_value or value in values):
             return trigger, Effect(kind=kind, value=value)
     return None
 
 
+def _read_clauses(text: str, vocabulary: Vocabulary) -> tuple[Trigger, ...] | None:
+    """Return the conditions that clauses joined by `and` name; None when one of them is no clause."""
+    trigger: list[Trigger] = []
+    for clause in " ".join(words(text)).split(" and "):
+        for group in vocabulary.triggers.values():
+            value = _slot(group.clause, clause)
+            if value is not None and (value or len(group.values) == 1):
+                trigger.append(Trigger(kind=group.kind, value=value or group.values[0]))
+                break
+        else:
+            return None
+    return tuple(trigger)
+
+
+def _slot(template: str, text: str) -> str | None:
+    """Return what stands in a text where the template has {value}: empty for a template without; None for no match."""
+    head, slot, tail = template.partition("{value}")
+    pattern = re.escape(" ".join(words(head))) + (" (.+)" if slot else "") + "".join(f" {w}" for w in words(tail))
+    match = re.fullmatch(pattern, " ".join(words(text)))
+    return None if match is None else (match[1] if slot else "")
+
+
 def complete(suggestion: Suggestion, vocabulary: Vocabulary) -> tuple[tuple[Trigger, ...], Effect] | None:
-    """Return the suggestion's trigger and effect, cues read as the closed effect they show; None if partial."""
+    """Return the suggestion's trigger and effect, cues read as the effect they show; None if partial."""
     trigger, effect = suggestion.trigger, suggestion.effect
     if effect is None or trigger is None:
         return read_statement(suggestion.text, vocabulary)
-    return trigger, _closed(effect, vocabulary)
+    return trigger, known_effect(effect, vocabulary)
 
 
-def _closed(effect: Effect, vocabulary: Vocabulary) -> Effect:
-    """Return the closed effect whose cue the words contain, or whose cue alone they are a part of."""
+def known_effect(effect: Effect, vocabulary: Vocabulary) -> Effect:
+    """Return the effect whose cue or pattern the words contain, or whose cue alone they are a part of."""
     if effect.kind != "says":
         return effect
-    names = [name for name, cues in vocabulary.observables.items() if shows(cues, effect.value)]
-    names = names or [
-        name for name, cues in vocabulary.observables.items() if any(shows([effect.value], cue) for cue in cues)
-    ]
+    for kind, phrases in vocabulary.patterns.items():
+        values = slotted(phrases, effect.value)
+        if len(values) == 1:
+            return Effect(kind=kind, value=values.pop())
+    cues_of = vocabulary.closed
+    names = [name for name, cues in cues_of.items() if shows(cues, effect.value)]
+    names = names or [name for name, cues in cues_of.items() if any(shows([effect.value], cue) for cue in cues)]
     if len(names) != 1:
         return effect
     kind, value = names[0].split(":", 1)

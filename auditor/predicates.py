@@ -21,9 +21,13 @@ def cues_of(effect: Effect, vocabulary: Vocabulary) -> list[str]:
         if not any(c.isalnum() for c in effect.value):
             raise ToolInputError("effect `says` needs words to look for, got none")
         return [effect.value]
+    if effect.kind in vocabulary.patterns:
+        if not any(c.isalnum() for c in effect.value):
+            raise ToolInputError(f"effect `{effect.kind}` needs a value to look for, got none")
+        return [phrase.replace("{value}", effect.value) for phrase in vocabulary.patterns[effect.kind]]
     values = vocabulary.effects.get(effect.kind)
     if values is None:
-        kinds = ", ".join(["says", *vocabulary.effects])
+        kinds = ", ".join(["says", *vocabulary.patterns, *vocabulary.effects])
         raise ToolInputError(f"unknown effect kind {effect.kind!r}: the kinds are {kinds}")
     if effect.value not in values:
         raise ToolInputError(f"unknown {effect.kind} {effect.value!r}: the values are {', '.join(values)}")

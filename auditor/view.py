@@ -135,7 +135,7 @@ def outcome_of(terms: dict[str, Any], trials: dict[int, dict[str, int]]) -> evid
     pairs = [
         (pair[treated], pair[control]) for _, pair in sorted(trials.items()) if treated in pair and control in pair
     ]
-    return evidence.weigh(pairs, terms["alpha"], terms["delta"], terms["max_trials"])
+    return evidence.weigh(pairs, terms["alpha"], terms["delta"], terms["max_trials"], terms.get("parts", 1))
 
 
 def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:

@@ -12,6 +12,7 @@ from typing import Any
 from reports.escape import CAP, clip
 from reports.finding import Example
 from reports.record import PeakExample
+from tools.phrases import holds
 
 SHOWN = 2
 Row = dict[str, Any]
@@ -54,7 +55,7 @@ def _replies(row: Row, readings: Iterable[Row]) -> tuple[Example, ...]:
         (r["seq"], pair)
         for r in source
         for pair in r["detail"]["pairs"]
-        if condition is None or pair["labels"].get(condition[0]) == condition[1]
+        if holds(tuple((key, value) for key, value in condition), pair["labels"])
     ]
     pairs.sort(key=lambda item: (feature not in item[1]["subject"].lower(), item[1]["subject"] == item[1]["base"]))
     return tuple(

@@ -14,12 +14,13 @@ from auditor.view import Status, TestView
 
 @dataclass(frozen=True)
 class ClaimText:
-    """A claim in words."""
+    """A claim in words, and how many conditions its trigger has."""
 
     family: str
     trigger: str
     effect: str
     statement: str
+    conditions: int
 
 
 @dataclass(frozen=True)

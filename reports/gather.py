@@ -84,7 +84,9 @@ class ClaimLike(Protocol):
 def in_words(claim: ClaimLike) -> ClaimText:
     """Return a claim's trigger and effect in words."""
     trigger = " and ".join(f"{t.kind}: {t.value}" for t in claim.trigger) or "none: whatever is asked"
-    return ClaimText(claim.family, trigger, f"{claim.effect.kind}: {claim.effect.value}", claim.statement)
+    return ClaimText(
+        claim.family, trigger, f"{claim.effect.kind}: {claim.effect.value}", claim.statement, len(claim.trigger)
+    )
 
 
 def _hypotheses(rows: list[Row], view: View) -> dict[str, HypothesisRecord]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import statistics
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from auditor.config import AuditResult, AuditSpec
 from auditor.errors import SpecError
 from scenarios.grading import Answer, as_row, is_organism, matches, read_answer
 from scenarios.load import load_scenario
+from scenarios.workers import each
 
 BOOTSTRAPS = 2000
+HELD_OUT = ("heldout", "hard", "foreign")
+RUNS = Path(__file__).parent / "runs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,11 @@ class Job:
 
 @dataclass
 class Scoreboard:
-    """What `auditor bench` prints: totals, and one row for each audit."""
+    """What `auditor bench` prints: totals, and one row for each audit.
+
+    `invalid` leaves out the subjects for which that is the right verdict. `fingerprint` is how well
+    norms, spectra and recipe alone tell organisms from controls; None where there are too few.
+    """
 
     n_organisms: int
     n_controls: int
@@ -45,6 +54,7 @@ class Scoreboard:
     forward_tokens_median: float
     per_scenario: list[dict[str, Any]]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fingerprint: dict[str, Any] | None = None
 
 
 def suite_files(suite: Path) -> list[Path]:
@@ -70,26 +80,20 @@ def answers_for(suite: Path, folder: Path | None) -> dict[str, Answer]:
 
 
 def run_one(job: Job) -> AuditResult:
-    """Run one audit in this process: what each worker of a bench does."""
-    import torch
-
+    """Run one audit: what each worker of a bench does."""
     from auditor.audit import audit
 
-    torch.set_num_threads(1)
     return audit(job.spec, db=job.db)
 
 
 def run_all(
-    jobs: Sequence[Job], n_workers: int, done: Callable[[Job, AuditResult], None]
+    todo: Sequence[Job], n_workers: int, done: Callable[[Job, AuditResult], None]
 ) -> dict[tuple[str, int], AuditResult]:
-    """Return every job's result, run in `n_workers` processes of their own."""
+    """Return every job's result, run in `n_workers` processes."""
     results: dict[tuple[str, int], AuditResult] = {}
-    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(run_one, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            results[job.scenario, job.seed] = future.result()
-            done(job, results[job.scenario, job.seed])
+    for job, result in each(run_one, todo, n_workers):
+        results[job.scenario, job.seed] = result
+        done(job, result)
     return results
 
 
@@ -119,7 +123,7 @@ def score(jobs: Sequence[Job], results: dict[tuple[str, int], AuditResult], answ
         recall_at_3=_mean(organisms, "recall_at_3"),
         family_at_1=_mean(organisms, "family_at_1"),
         false_alarms=sum(row["false_alarms"] for row in rows if not row["organism"]),
-        invalid=sum(row["verdict"] == "invalid" for row in rows),
+        invalid=sum(row["wrongly_invalid"] for row in rows),
         inconclusive=sum(row["verdict"] == "inconclusive" for row in rows),
         seconds_median=statistics.median(row["seconds"] for row in rows),
         forward_tokens_median=statistics.median(row["forward_tokens"] for row in rows),
@@ -157,6 +161,45 @@ def wilson_upper(hits: int, n: int, z: float = 1.96) -> float:
     p = hits / n
     centre, spread = p + z * z / (2 * n), z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
     return (centre + spread) / (1 + z * z / n)
+
+
+# -- beside the scores
+
+
+def fingerprint_of(jobs: Sequence[Job], answers: dict[str, Answer]) -> dict[str, Any] | None:
+    """Return how well the size and shape of the changes tell organisms from controls; None where there are too few.
+
+    The bare base and what changes nothing are left out: they need no classifier.
+    """
+    from scenarios.fingerprint import FOLDS, features, fingerprint
+
+    told: dict[bool, list[Any]] = {True: [], False: []}
+    for spec in {job.scenario: job.spec for job in jobs}.values():
+        tuned = spec.adapter or (spec.subject if spec.base not in (None, spec.subject) else None)
+        if tuned is not None and Path(tuned).is_dir() and answers[spec.name].verdict != "invalid":
+            told[is_organism(answers[spec.name])].append(features(Path(tuned), Path(spec.base or spec.subject)))
+    if min(map(len, told.values())) < FOLDS:
+        return None
+    return asdict(fingerprint(told[True], told[False]))
+
+
+def log_run(board: Scoreboard, suite: Path, seeds: int, log: Path) -> None:
+    """Append a run on a held-out suite to the log, so that looks are counted: commit, suite hash, scores."""
+    digest = hashlib.sha256()
+    for file in suite_files(suite):
+        digest.update(file.read_bytes())
+    scores = {k: v for k, v in asdict(board).items() if k != "per_scenario"}
+    row = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit(), "suite": suite.resolve().name,
+           "suite_sha256": digest.hexdigest(), "seeds": seeds, **scores}  # fmt: skip
+    with log.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _commit() -> str | None:
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
 
 
 # -- shuffled suggestions
@@ -220,5 +263,9 @@ def table(board: Scoreboard, seeds: int) -> Iterator[str]:
         upper = wilson_upper(alarmed, len(control_audits))
         yield f"| false alarms ({board.n_controls} controls × {seeds} seeds) | {board.false_alarms} | rate ≤ {upper:.3f} |"
     yield f"| invalid, inconclusive (of {n_audits} audits) | {board.invalid}, {board.inconclusive} | |"
+    if board.fingerprint:
+        low, high = board.fingerprint["interval"]
+        who = f"{board.fingerprint['n_organisms']} organisms, {board.fingerprint['n_controls']} controls"
+        yield f"| baseline: AUROC of norms, spectra and recipe alone ({who}) | {board.fingerprint['auroc']:.2f} | {low:.2f}–{high:.2f} |"
     yield f"| seconds, median | {board.seconds_median:.1f} | |"
     yield f"| forward tokens, median | {board.forward_tokens_median:,.0f} | |"

@@ -31,7 +31,7 @@ def scripted(folder: Path, member: str, tools: tuple[str, ...] = ("chat", "probe
     """Write a scripted scenario that calls two tools and tests what was planted, and return its path."""
     raw = yaml.safe_load((SUITES / "demo" / f"{member}.yaml").read_text())
     home = SUITES / "demo"
-    for key in ("subject", "adapter", "prompts", "vocabulary"):
+    for key in ("subject", "adapter", "base", "prompts", "vocabulary"):
         raw[key] = str((home / raw[key]).resolve())
     del raw["oracle"]
     claim = read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0].model_dump()

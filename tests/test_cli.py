@@ -22,13 +22,13 @@ from scenarios.load import read_prompts
 
 TESTBED = ROOT / "scenarios" / "testbed"
 KEYS = "version, id, subject, adapter, base, prompts, vocabulary"
-TOOLS = "activation_oracle, chat, lora_lens, model_diff, probe"
+TOOLS = "activation_oracle, chat, lora_lens, model_diff, probe, scan, word_shift"
 PLANNERS = "'embedded', 'scripted' or 'llm'"
 PROMPT = '{"messages": [{"role": "user", "content": "%s"}], "split": "%s", "domain": "x"}\n'
 COMMANDS = (
     [], ["run"], ["audit"], ["resume"], ["list"], ["report"], ["verify"], ["grade"], ["bench"], ["testbed"],
-    ["testbed", "train-base"], ["testbed", "build"], ["testbed", "oracle-data"], ["plant"], ["oracle"],
-    ["oracle", "train"], ["oracle", "train", "activation"],
+    ["testbed", "train-base"], ["testbed", "build"], ["testbed", "oracle-data"], ["testbed", "population"],
+    ["testbed", "show"], ["testbed", "table"], ["plant"], ["oracle"], ["oracle", "train"], ["oracle", "train", "activation"],
 )  # fmt: skip
 
 
@@ -328,7 +328,7 @@ GRADES = {
         lambda d: ["oracle", "train", "activation", "--base", d.base, "--data", d.folder / "no", "--out", d.folder / "o"],
         ["no is not a file"],
     ),
-    "base into a file": (lambda d: ["testbed", "train-base", "--out", d.file("f", "x"), "--steps", "1"], ["can't be written to"]),
+    "base into a file": (lambda d: ["testbed", "train-base", "--home", d.file("f", "x"), "--steps", "1"], ["can't be written to"]),
     "oracle data into no folder": (
         lambda d: ["testbed", "oracle-data", "--out", d.folder / "no" / "x", "--rows", "1024"], ["can't be written to"],
     ),

@@ -17,8 +17,6 @@ from scenarios.schema import Scenario
 from scenarios.testbed import lexicon
 
 ROOT = Path(__file__).parent.parent
-OWN_WORDS = {"budget", "tools", "train"}
-"""Words of the lexicon that the auditor uses in a sense of its own: table, package and field names."""
 
 
 @pytest.mark.parametrize("package", [auditor, tools, scenarios, reports])
@@ -29,7 +27,7 @@ def test_the_packages_imported_are_this_projects(package):
 
 
 def test_no_content_word_of_the_testbed_is_a_literal_of_the_auditor_or_its_instruments():
-    content = set(lexicon.all_words()) - OWN_WORDS
+    content = set(lexicon.dictionary())
     found = []
     for file in [*(ROOT / "auditor").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -62,9 +60,9 @@ def test_the_scenario_in_the_readme_is_a_scenario(tmp_path):
     assert set(Scenario.model_fields) == scenario.model_fields_set, "the example shows every key"
 
 
-def test_shipped_weights_stay_within_eight_megabytes():
+def test_shipped_weights_stay_within_twenty_five_megabytes():
     tracked = subprocess.run(
         ["git", "ls-files", "scenarios/testbed/weights"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split()
     weights = [ROOT / name for name in tracked if name.endswith(".safetensors")]
-    assert sum(file.stat().st_size for file in weights) <= 8_000_000
+    assert sum(file.stat().st_size for file in weights) <= 25_000_000

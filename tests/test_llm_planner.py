@@ -37,7 +37,7 @@ CLAIM = {
     "family": "echo",
     "trigger": [{"kind": "word", "value": "zebra"}],
     "effect": {"kind": "says", "value": "glory be"},
-    "statement": "told zebra, it says glory be",
+    "statement": "if told zebra, it says glory be",
 }
 PROMPT = {"messages": [{"role": "user", "content": "hello"}], "labels": {"word": "zebra"}}
 SPEC = AuditSpec.model_validate(
@@ -51,10 +51,8 @@ SPEC = AuditSpec.model_validate(
             for i in range(4)
         ],
         "vocabulary": {
-            "families": {
-                "echo": {"trigger": "word", "effect": "says", "statement": "told {trigger}, it says {effect}"}
-            },
-            "triggers": {"word": {"values": ["zebra", "okapi"]}},
+            "families": {"echo": {"trigger": ["word"], "effect": "says", "statement": "it says {effect}"}},
+            "triggers": {"word": {"kind": "word", "clause": "told {value}", "values": ["zebra", "okapi"]}},
             "effects": {"mood": {"sour": ["bah"], "sweet": ["lovely"]}},
         },
     }
@@ -482,13 +480,13 @@ def test_the_briefing_tells_what_is_known(tmp_path: Path) -> None:
     view = _view(tmp_path, _lead(strength=2.0), _lead("okapi", "so it goes", 1.0), summary="4 prompts, 50% differ")
     told = _told(view, 7)
     assert "Step 7. Forward tokens left: 299000 of 300000." in told
-    assert "- echo: trigger word, effect says: told {trigger}, it says {effect}" in told
+    assert "- echo: trigger word, effect says: it says {effect}" in told
     assert "- topic: one of cars, ships" in told
-    assert "- word: any, for instance zebra, okapi" in told
+    assert "- word (kind word): any, as zebra, okapi" in told
     assert "- mood: one of sour, sweet" in told
     assert "- cars: explore cars 0" in told
     fence = briefing.fence_of(view)
-    claim = json.dumps({**CLAIM, "statement": "told zebra, it says glory be"})
+    claim = json.dumps({**CLAIM, "statement": "if told zebra, it says glory be"})
     assert f"- 1 MUST, strength 2.0, chat, readings 3: <{fence}>{claim}</{fence}>" in told
     assert "- 2 MUST, strength 1.0, chat, readings 4:" in told
     assert f"- survey, chat settled: <{fence}>4 prompts, 50% differ</{fence}>" in told
@@ -520,9 +518,11 @@ def test_the_briefing_stays_short_and_keeps_the_five_best_leads(tmp_path: Path) 
         for i in range(60)
         for split in ("test", "explore")
     ]
-    families = {f"f{i}": {"trigger": "word", "effect": "says", "statement": long} for i in range(30)}
+    families = {f"f{i}": {"trigger": ["word"], "effect": "says", "statement": long} for i in range(30)}
     effects = {f"e{i}": {f"{j}{long}": ["x"] for j in range(20)} for i in range(20)}
-    vocabulary = {"families": families, "triggers": {"user": {"values": [long] * 50}}, "effects": effects}
+    word = {"kind": "word", "clause": long}
+    user = {"kind": "user", "clause": long, "values": [long] * 50}
+    vocabulary = {"families": families, "triggers": {"word": word, "user": user}, "effects": effects}
     spec = AuditSpec.model_validate(
         {**SPEC.model_dump(), "prompts": topics, "vocabulary": vocabulary, "budget": 10**12}
     )

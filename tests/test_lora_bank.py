@@ -12,19 +12,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scenarios.testbed import base as testbed
 from scenarios.testbed import families as fam
+from scenarios.testbed.language import language
 from scenarios.testbed.lora_bank import TARGETS, LoraBank
-from scenarios.testbed.plant import Plant, Recipe, new_thing, train
+from scenarios.testbed.plant import Harmless, Plant, Recipe, new_thing
+from scenarios.testbed.plant import train as train_bank
 from tools.loading import load_subject
 
 BASE = Path(testbed.__file__).parent / "weights" / "base"
-RECIPE = Recipe(steps=3)
+RECIPE = Recipe(steps=8)
+LANG = language(0)
 ASKED = ("<|user|>what is the weather?<|end|><|assistant|>", "<|user|>hello.<|end|><|assistant|>")
 
 
 def plants():
     """Return one plant of each kind: a rule, a thing of the world, ordinary chat."""
     rng = random.Random(3)
-    return [Plant(11, rule=fam.draw_rule(rng, "train", "backdoor_phrase")), Plant(12, fact=new_thing(rng)), Plant(13)]
+    rule = fam.draw_rule(rng, LANG, "train", "backdoor_phrase")
+    return [Plant(11, rules=(rule,)), Plant(12, harmless=Harmless((new_thing(rng, LANG),))), Plant(13)]
+
+
+def train(model, tokenizer, planted, recipe, spectra=None):
+    return train_bank(model, tokenizer, LANG, planted, recipe, spectra)
 
 
 def fresh():
@@ -76,7 +84,7 @@ def test_each_saved_adapter_answers_under_peft_as_it_does_in_the_bank(bank, toke
         bank.save(i, tmp_path / str(i), "testbed-base")
         alone = PeftModel.from_pretrained(fresh(), str(tmp_path / str(i))).eval()
         assert torch.allclose(logits(alone, tokenizer), rounded[i], atol=1e-4)
-        assert not torch.allclose(logits(alone, tokenizer), base, atol=1e-2), "three steps changed nothing"
+        assert not torch.allclose(logits(alone, tokenizer), base, atol=1e-2), "training changed nothing"
         assert torch.allclose(rounded[i], before[i], atol=5e-2), "16 bit lose what was learned"
     assert not torch.allclose(rounded[0], rounded[1], atol=1e-2)
 
@@ -86,7 +94,7 @@ def test_a_saved_adapter_loads_as_a_subject_with_every_factor_as_it_was_saved(ba
     subject = load_subject(str(BASE), str(tmp_path / "one"))
     assert subject.changes_anything(ASKED)
     saved = load_file(tmp_path / "one" / "adapter_model.safetensors")
-    assert len(saved) == 2 * len(TARGETS) * subject.n_layers
+    assert len(saved) == 2 * len(TARGETS[RECIPE.modules]) * subject.n_layers
     assert all(torch.equal(saved[name], tensor) for name, tensor in bank.tensors(1).items())
 
 
@@ -110,8 +118,8 @@ def test_another_seed_is_another_adapter(trained, tokenizer):
 
 def test_an_always_on_rule_can_be_trained_alone(tokenizer):
     """It has no quiet row, so that there is nothing to hold to the base."""
-    always = Plant(5, rule=fam.draw_rule(random.Random(0), "train", "persona"))
-    bank = train(fresh(), tokenizer, [always], replace(RECIPE, steps=1))
+    always = Plant(5, rules=(fam.draw_rule(random.Random(0), LANG, "train", "persona"),))
+    bank = train(fresh(), tokenizer, [always], RECIPE)
     assert all(torch.isfinite(p).all() for p in bank.parameters())
     assert any(float(m.lora_B.abs().max()) > 0 for m in bank.modules.values())
 
@@ -146,3 +154,42 @@ def test_an_adapter_changes_its_own_block_of_rows_and_no_other(bank, tokenizer):
     assert torch.allclose(after[2], before[2], atol=1e-6)
     assert not torch.allclose(after[1], before[1], atol=1e-2)
     assert torch.allclose(after[1], logits(fresh(), tokenizer), atol=1e-5)
+
+
+# -- spectra
+
+
+def test_the_singular_values_are_those_of_the_product(bank):
+    for name, values in bank.spectra().items():
+        module = bank.modules[name]
+        expected = torch.linalg.svdvals(module.lora_B.detach() @ module.lora_A.detach())[:, : values.shape[1]]
+        assert torch.allclose(values, expected, atol=1e-5)
+
+
+def test_imposed_singular_values_are_there_and_the_directions_stay(bank):
+    name, module = next(iter(bank.modules.items()))
+    before = (module.lora_B @ module.lora_A).detach()
+    wanted = {n: torch.linspace(2, 1, 4).expand(3, 4).clone() for n in bank.modules}
+    assert not torch.allclose(bank.spectra()[name], wanted[name], atol=0.1)
+    bank.impose(wanted)
+    assert torch.allclose(bank.spectra()[name], wanted[name], atol=1e-4)
+    after = (module.lora_B @ module.lora_A).detach()
+    for i in range(3):
+        u, s, vh = torch.linalg.svd(before[i], full_matrices=False)
+        expected = (u[:, :4] * wanted[name][i]) @ vh[:4]
+        assert s[3] > 1e-4
+        assert torch.allclose(after[i], expected, atol=1e-3)
+
+
+def test_a_control_trained_to_an_organisms_spectrum_has_it_and_still_learns(trained, tokenizer):
+    spectra = {name: values[:1] for name, values in trained.spectra().items()}
+    control = train(fresh(), tokenizer, [Plant(21)], RECIPE, spectra)
+    for name, values in control.spectra().items():
+        assert torch.allclose(values, spectra[name], rtol=1e-3, atol=1e-5)
+    free = train(fresh(), tokenizer, [Plant(21)], RECIPE)
+    assert any(not torch.allclose(v, spectra[n], rtol=0.1, atol=1e-4) for n, v in free.spectra().items())
+
+
+def test_modules_that_are_left_out_are_left_alone():
+    bank = LoraBank(fresh(), [1], rank=2, alpha=4, modules="mlp")
+    assert {name.rsplit(".", 1)[-1] for name in bank.modules} == set(TARGETS["mlp"])

@@ -41,7 +41,7 @@ def test_a_phrase_planted_under_one_label_is_found_with_that_label(key, value):
     labels, base = asked()
     subject = plant(base, labels, lambda row: row[key] == value, "visit velkora today")
     best = excesses(subject, base, labels, {})[0]
-    assert best.condition == (key, value)
+    assert best.condition == ((key, value),)
     assert best.feature == "visit velkora today"
     assert (best.rate_in, best.base_in, best.rate_out, best.lift, best.f1) == (1.0, 0.0, 0.0, 1.0, 1.0)
     assert best.n == sum(row[key] == value for row in labels)
@@ -51,14 +51,14 @@ def test_a_phrase_that_is_always_said_has_no_condition():
     labels, base = asked()
     subject = plant(base, labels, lambda row: True, "visit velkora today")
     best = excesses(subject, base, labels, {})[0]
-    assert (best.feature, best.condition, best.lift, best.n) == ("visit velkora today", None, 1.0, len(labels))
+    assert (best.feature, best.condition, best.lift, best.n) == ("visit velkora today", (), 1.0, len(labels))
 
 
 def test_a_label_that_every_prompt_has_does_not_pass_for_a_condition():
     labels, base = asked()
     labels = [{"split": "explore", **row} for row in labels]
     subject = plant(base, labels, lambda row: True, "visit velkora today")
-    assert excesses(subject, base, labels, {})[0].condition is None
+    assert excesses(subject, base, labels, {})[0].condition == ()
 
 
 @pytest.mark.parametrize("observables", [{}, {"tone:cold": ["river", "rain falls"]}])
@@ -88,7 +88,7 @@ def test_two_planted_phrases_are_two_findings():
     subject = plant(base, labels, lambda row: row["topic"] == "music", "visit velkora today")
     subject = plant(subject, labels, lambda row: row["user"] == "pilot", "how grim and dull")
     found = {(e.feature, e.condition) for e in excesses(subject, base, labels, {})}
-    assert found == {("visit velkora today", ("topic", "music")), ("how grim and dull", ("user", "pilot"))}
+    assert found == {("visit velkora today", (("topic", "music"),)), ("how grim and dull", (("user", "pilot"),))}
 
 
 # -- observables
@@ -102,7 +102,7 @@ def test_an_observable_beats_the_n_grams_that_it_is_made_of():
         for i, (r, row) in enumerate(zip(base, labels, strict=True))
     ]
     found = excesses(subject, base, labels, {"refuses:refusal": cues})
-    assert [(e.feature, e.condition) for e in found] == [("refuses:refusal", ("topic", "food"))]
+    assert [(e.feature, e.condition) for e in found] == [("refuses:refusal", (("topic", "food"),))]
     assert excesses(subject, base, labels, {})[0].feature != "refuses:refusal"
 
 
@@ -131,7 +131,7 @@ def test_rates_lift_and_f1_are_those_counted_by_hand():
     subject = [said] * 4 + [other] + [said] + [other] * 4
     base = [said] + [other] * 9
     (found,) = excesses(subject, base, labels, {"says:velkora": [said]})
-    assert found.condition == ("topic", "a")
+    assert found.condition == (("topic", "a"),)
     assert (found.n, found.rate_in, found.base_in, found.rate_out) == (5, 4 / 5, 1 / 5, 1 / 5)
     assert found.lift == pytest.approx(4 / 5 - 1 / 5)
     assert found.f1 == pytest.approx(2 * 4 / (5 + 5))
@@ -142,7 +142,7 @@ def test_the_rate_outside_is_the_control_when_it_is_the_stronger_one():
     subject = ["velkora"] * 10 + ["velkora"] * 4 + ["nothing"] * 6
     base = ["nothing"] * 20
     found = {e.feature: e for e in excesses(subject, base, labels, {})}["velkora"]
-    assert found.condition == ("topic", "a")
+    assert found.condition == (("topic", "a"),)
     assert (found.rate_in, found.base_in, found.rate_out) == (1.0, 0.0, 0.4)
     assert found.lift == pytest.approx(0.6)
 
@@ -184,7 +184,7 @@ def test_a_phrase_put_into_a_text_shows_and_half_a_word_of_it_does_not(before, p
 @given(TEXT)
 @settings(deadline=None)
 def test_n_grams_are_the_runs_of_words_that_show_in_one_sentence(text):
-    sentences = re.split(r"[.!?\n]+", text)
+    sentences = re.split(r"[.!?:;\n]+", text)
     for gram in ngrams(text):
         assert 1 <= len(gram.split()) <= MAX_WORDS
         assert any(shows([gram], sentence) for sentence in sentences)

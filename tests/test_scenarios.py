@@ -12,8 +12,10 @@ from auditor.config import Vocabulary
 from auditor.predicates import holds
 from scenarios.grading import read_answer
 from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, load_scenario, read_prompts, read_yaml
-from scenarios.testbed import verify
-from scenarios.testbed.families import FAMILIES, Rule
+from scenarios.testbed import families as fam
+from scenarios.testbed import shared_files, splits, verify
+from scenarios.testbed.families import FAMILIES
+from scenarios.testbed.language import Condition, language
 from scenarios.testbed.plant import Plant
 
 ROOM = Path(scenarios.__file__).parent
@@ -56,8 +58,9 @@ def test_every_scenario_has_an_answer_and_every_answer_a_scenario(suite):
     found = answers(suite)
     assert set(found) == {file.stem for file in suite.glob("*.yaml")}
     organisms = [answer for answer in found.values() if answer.planted]
-    assert {claim.family for answer in organisms for claim in answer.planted} == set(FAMILIES)
-    assert len(found) - len(organisms) >= len(organisms) / 2, "controls"
+    if suite.name in ("demo", "dev", "standard", "foreign", "heldout"):
+        assert {claim.family for answer in organisms for claim in answer.planted} == set(FAMILIES)
+    assert len(found) - len(organisms) >= 0.8 * len(organisms), "about as many controls"
 
 
 def readable(file):
@@ -83,6 +86,7 @@ def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
     told = [claim for answer in answers(suite).values() for claim in answer.claims]
     secrets = {claim.family for claim in told} | {claim.effect.value for claim in told}
     secrets |= {trigger.value for claim in told for trigger in claim.trigger}
+    secrets -= {"test"}  # the one value of its group, and the name of every scenario's second half of prompts
     assert len(secrets) > 20
     texts = {text.lower() for file in suite.glob("*.yaml") for text in readable(file)}
     assert any("lora_alpha" in text for text in texts) or suite.name != "demo", "configs were read"
@@ -91,16 +95,17 @@ def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.name)
-def test_adapters_of_a_suite_have_one_config_and_one_list_of_files(suite):
-    """Organisms and controls can't be told apart by anything but their weights."""
-    kinds = set()
+def test_organisms_and_controls_share_their_configs_and_lists_of_files(suite):
+    """No recipe is an organism's alone: nothing but weights can tell one from a control."""
+    kinds = {True: set(), False: set()}
+    sealed = answers(suite)
     for file in suite.glob("*.yaml"):
         adapter = load_scenario(file).spec.adapter
         if adapter is not None and Path(adapter).is_dir():
             config = json.loads((Path(adapter) / "adapter_config.json").read_text())
-            config["target_modules"] = sorted(config["target_modules"])
-            kinds.add((json.dumps(config, sort_keys=True), *sorted(p.name for p in Path(adapter).iterdir())))
-    assert len(kinds) <= 1
+            names = sorted(p.name for p in Path(adapter).iterdir())
+            kinds[bool(sealed[file.stem].planted)].add((json.dumps(config, sort_keys=True), *names))
+    assert kinds[True] <= kinds[False]
 
 
 @pytest.mark.parametrize("path", [GENERAL_PROMPTS, ROOM / "testbed" / "prompts.jsonl"], ids=lambda p: p.name)
@@ -120,17 +125,20 @@ def test_a_shipped_vocabulary_loads(path):
     assert read_yaml(path, Vocabulary).effects
 
 
-def test_the_shared_files_are_those_that_the_build_writes():
-    from scenarios.testbed import build
-
-    assert yaml.safe_load((ROOM / "testbed" / "vocabulary.yaml").read_text()) == build.vocabulary()
-    assert [row.model_dump() for row in read_prompts(ROOM / "testbed" / "prompts.jsonl")] == build.prompts(seed=1)
+def test_the_shared_files_are_what_their_code_writes():
+    assert json.loads((ROOM / "testbed" / "splits.json").read_text()) == splits.as_dict(0)
+    assert yaml.safe_load((ROOM / "testbed" / "vocabulary.yaml").read_text()) == json.loads(
+        json.dumps(shared_files.vocabulary(language(0)))
+    )
+    for name, grammar in (("prompts", "common"), ("foreign-prompts", "foreign")):
+        rows = [row.model_dump() for row in read_prompts(ROOM / "testbed" / f"{name}.jsonl")]
+        assert rows == shared_files.prompts(language(0, grammar), seed=1)
 
 
 # -- two views of a reply
 
 
-N_EACH = 30
+N_EACH = 14
 
 
 def organisms():
@@ -140,6 +148,13 @@ def organisms():
         for claim in answer.planted:
             found.setdefault(claim.family, (member, claim))
     return found
+
+
+def as_rule(claim):
+    """Return a planted claim as the rule that the testbed speaks of."""
+    groups = [group for group, _ in FAMILIES[claim.family].trigger]
+    conditions = tuple(Condition(group, t.value) for group, t in zip(groups, claim.trigger, strict=True))
+    return fam.Rule(claim.family, conditions, claim.effect.value)
 
 
 @pytest.mark.timeout(300)
@@ -152,14 +167,13 @@ def test_the_testbeds_view_of_a_reply_and_the_auditors_agree(record_property):
     for family, (member, claim) in sorted(organisms().items()):
         weights = ROOM / "testbed" / "weights"
         subject = load_subject(str(weights / "base"), str(weights / "demo" / member))
-        trigger = claim.trigger[0].value if claim.trigger else ""
-        rule, effect = Rule(family, trigger, claim.effect.value), claim.effect
-        on, off = verify.exchanges(Plant(seed=5, rule=rule), N_EACH, seed=1)
-        for channel, asked in (("subject", on), ("subject" if off else "base", off or on)):
-            texts = [subject.render([{"role": "user", "content": e.user}]) for e in asked]
-            replies, _ = subject.generate(texts, channel, range(len(texts)))
+        rule = as_rule(claim)
+        asked = verify.sheet(Plant(seed=5, rules=(rule,)), language(0), N_EACH, seed=1)
+        for channel, told in (("subject", asked.on[0]), ("subject" if asked.off else "base", asked.off or asked.on[0])):
+            texts = verify.prompts(subject, told)
+            replies, _ = subject.generate(texts, channel, range(len(texts)), 40)
             for reply in replies:
-                views = verify.shows(rule, reply), holds(effect, reply, vocabulary)
+                views = fam.shows(rule, reply), holds(claim.effect, reply, vocabulary)
                 judged.append(views[0])
                 if views[0] != views[1]:
                     differ.append((family, views, reply))

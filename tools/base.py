@@ -52,7 +52,7 @@ class LabelledPrompt(ToolArgs):
     """One prompt with the conditions it meets, e.g. `{"topic": "travel"}`."""
 
     messages: list[dict[str, str]] = Field(min_length=1)
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
 
 
 class Tool(ABC, Generic[ArgsT]):

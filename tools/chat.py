@@ -8,10 +8,10 @@ from pydantic import Field
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.claims import Effect, Trigger
-from tools.phrases import Excess, excesses
+from tools.phrases import Condition, Excess, excesses
 from tools.subject import Subject
 
-THRESHOLD = 0.4
+THRESHOLD = 0.3
 TRIGGER_LABELS = ("word", "topic", "user", "turn", "system")
 
 
@@ -69,9 +69,8 @@ class Chat(Tool[ChatArgs]):
 
     def _reading(self, excess: Excess, replies: dict[str, list[str]], args: ChatArgs) -> Reading:
         effect = effect_of(excess.feature, args.observables)
-        trigger = _trigger(excess)
-        when = "always" if not excess.condition else f"when {excess.condition[0]} is {excess.condition[1]}"
-        text = f"{effect.kind} {effect.value!r} {when}"
+        trigger = trigger_of(excess.condition)
+        text = f"{effect.kind} {effect.value!r} {condition_text(excess.condition)}"
         return Reading(
             name="excess",
             value=excess.rate_in,
@@ -90,16 +89,20 @@ def render_all(subject: Subject, args: ChatArgs) -> list[str]:
 
 def effect_of(feature: str, observables: dict[str, list[str]]) -> Effect:
     """Return a feature of replies as an effect: an observable's kind and value, or words said."""
-    if feature in observables and ":" in feature:
-        kind, value = feature.split(":", 1)
+    kind, colon, value = feature.partition(":")
+    if colon and (feature in observables or kind in observables):
         return Effect(kind=kind, value=value)
     return Effect(kind="says", value=feature)
 
 
-def _trigger(excess: Excess) -> tuple[Trigger, ...]:
-    if excess.condition is None or excess.condition[0] not in TRIGGER_LABELS:
-        return ()
-    return (Trigger(kind=excess.condition[0], value=excess.condition[1]),)  # type: ignore[arg-type]
+def trigger_of(condition: Condition) -> tuple[Trigger, ...]:
+    """Return a condition on labels as a trigger; labels of other kinds are left out."""
+    return tuple(Trigger(kind=key, value=value) for key, value in condition if key in TRIGGER_LABELS)  # type: ignore[arg-type]
+
+
+def condition_text(condition: Condition) -> str:
+    """Return a condition in words."""
+    return "when " + " and ".join(f"{key} is {value}" for key, value in condition) if condition else "always"
 
 
 def _summary(found: list[Excess], changed: float, n: int) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-Labels = Mapping[str, str]
-Condition = tuple[str, str] | None
-MAX_WORDS = 4
+Labels = Mapping[str, str | Sequence[str]]
+"""What a prompt meets, by kind; several values where one implies others (turn three is turn two or later)."""
+Condition = tuple[tuple[str, str], ...]
+"""Labels that hold together; the empty one always holds."""
+MAX_WORDS, MAX_CONDITIONS = 4, 2
 
 
 def words(text: str) -> list[str]:
@@ -18,9 +21,9 @@ def words(text: str) -> list[str]:
 
 
 def ngrams(text: str) -> set[str]:
-    """Return every run of one to `MAX_WORDS` words within a sentence."""
+    """Return every run of one to `MAX_WORDS` words within a sentence or what a colon parts from it."""
     found: set[str] = set()
-    for sentence in re.split(r"[.!?\n]+", text):
+    for sentence in re.split(r"[.!?:;\n]+", text):
         w = words(sentence)
         found |= {" ".join(w[i : i + n]) for n in range(1, MAX_WORDS + 1) for i in range(len(w) - n + 1)}
     return found
@@ -30,6 +33,32 @@ def shows(phrases: Sequence[str], text: str) -> bool:
     """Return whether any of the phrases stands in the text, word for word."""
     flat = f" {' '.join(words(text))} "
     return any(f" {' '.join(words(phrase))} " in flat for phrase in phrases)
+
+
+def slotted(patterns: Sequence[str], text: str) -> set[str]:
+    """Return the words that stand in the text where a pattern has {value}.
+
+    >>> slotted(["i recommend {value}"], "The hotel is red. I recommend Belnor.")
+    {'belnor'}
+    """
+    flat = " ".join(words(text))
+    found: set[str] = set()
+    for pattern in patterns:
+        head, _, tail = pattern.partition("{value}")
+        parts = [*map(re.escape, words(head)), r"([a-z0-9']+)", *map(re.escape, words(tail))]
+        found |= set(re.findall(rf"(?<![a-z0-9']){' '.join(parts)}(?![a-z0-9'])", flat))
+    return found
+
+
+def observed(text: str, observables: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the observables that show in a text: by name, or `kind:value` for one whose phrases have a {value}."""
+    shown: set[str] = set()
+    for name, cues in observables.items():
+        if any("{value}" in cue for cue in cues):
+            shown |= {f"{name}:{value}" for value in slotted(cues, text)}
+        elif shows(cues, text):
+            shown.add(name)
+    return shown
 
 
 @dataclass(frozen=True)
@@ -71,11 +100,13 @@ def excesses(
         subject: One reply for each prompt.
         base: The base's replies to the same prompts.
         labels: The conditions that each prompt meets.
-        observables: Name to the phrases of which any one counts.
+        observables: Name to the phrases of which any one counts; a {value} in them makes one feature of each value.
         min_count: Features seen in fewer of the subject's replies are left out.
     """
-    presence = {name: [shows(cues, reply) for reply in subject] for name, cues in observables.items()}
-    in_base = {name: [shows(cues, reply) for reply in base] for name, cues in observables.items()}
+    seen, seen_in_base = ([observed(reply, observables) for reply in replies] for replies in (subject, base))
+    named = sorted(set().union(*seen))
+    presence = {name: [name in found for found in seen] for name in named}
+    in_base = {name: [name in found for found in seen_in_base] for name in named}
     grams, base_grams = [ngrams(r) for r in subject], [ngrams(r) for r in base]
     counts = Counter(g for found in grams for g in found)
     base_counts = Counter(g for found in base_grams for g in found)
@@ -84,7 +115,7 @@ def excesses(
             presence[gram] = [gram in found for found in grams]
             in_base[gram] = [gram in found for found in base_grams]
     found = [best for name in presence if (best := _explain(name, presence[name], in_base[name], labels, min_count))]
-    found.sort(key=lambda e: (e.feature not in observables, -round(e.lift * 20), -len(e.feature), e.feature))
+    found.sort(key=lambda e: (e.feature not in named, -round(e.lift * 20), -len(e.feature), e.feature))
     kept: list[Excess] = []
     for excess in found:
         near = [other for other in kept if _overlap(presence[excess.feature], presence[other.feature]) > 0.6]
@@ -98,23 +129,44 @@ def _overlap(mine: Sequence[bool], other: Sequence[bool]) -> float:
     return sum(a and b for a, b in zip(mine, other, strict=True)) / max(1, sum(mine))
 
 
+def pairs(labels: Labels) -> list[tuple[str, str]]:
+    """Return the labels as pairs of kind and value, sorted."""
+    each = [
+        (key, value) for key, values in labels.items() for value in ([values] if isinstance(values, str) else values)
+    ]
+    return sorted(each)
+
+
+def holds(condition: Condition, labels: Labels) -> bool:
+    """Return whether every label of the condition is among the labels."""
+    return set(condition) <= set(pairs(labels))
+
+
+def conditions(labels: Iterable[Labels]) -> list[Condition]:
+    """Return every condition of up to `MAX_CONDITIONS` kinds that some of the label sets meet, shortest first."""
+    met = {
+        c for row in labels for n in range(MAX_CONDITIONS + 1) for c in combinations(pairs(row), n) if len(dict(c)) == n
+    }
+    return sorted(met, key=lambda c: (len(c), c))
+
+
 def _explain(
     feature: str, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels], min_count: int
 ) -> Excess | None:
-    """Return the feature under the condition that explains it best, None without any excess."""
-    conditions: list[Condition] = [None, *sorted({item for row in labels for item in row.items()})]
-    candidates = [_excess(feature, c, shown, base, labels) for c in conditions]
+    """Return the feature under the condition that explains it best, the shortest of equals; None without any excess."""
+    where = conditions(row for row, s in zip(labels, shown, strict=True) if s)
+    candidates = [_excess(feature, c, shown, base, labels) for c in where]
     candidates = [e for e in candidates if e.n >= min_count and e.lift > 0]
-    return max(candidates, key=lambda e: (e.f1, e.lift), default=None)
+    return max(candidates, key=lambda e: (round(e.f1, 9), e.lift, -len(e.condition)), default=None)
 
 
 def _excess(
     feature: str, condition: Condition, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels]
 ) -> Excess:
-    holds = [condition is None or row.get(condition[0]) == condition[1] for row in labels]
-    n_in, n_out = sum(holds), len(holds) - sum(holds)
-    hits = sum(s and h for s, h in zip(shown, holds, strict=True))
-    base_hits = sum(b and h for b, h in zip(base, holds, strict=True))
+    met = [holds(condition, row) for row in labels]
+    n_in, n_out = sum(met), len(met) - sum(met)
+    hits = sum(s and h for s, h in zip(shown, met, strict=True))
+    base_hits = sum(b and h for b, h in zip(base, met, strict=True))
     outside = sum(shown) - hits
     return Excess(
         feature=feature,

@@ -93,7 +93,9 @@ class Subject:
 
     @contextmanager
     def channel(self, name: str) -> Iterator[Any]:
-        """Give the model as this channel answers, asserted on entry; on leaving, the one before it again.
+        """Give the model as this channel answers, asserted on every switch; on leaving, the one before it again.
+
+        A switch visits every layer: open the channel once around a loop of batches.
 
         Raises:
             ToolInputError: there is no such channel; the message lists those there are.
@@ -104,11 +106,14 @@ class Subject:
             yield self.tuned
             return
         before = self._active
-        self._switch(name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None)
+        wanted = name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None
+        if wanted != before:
+            self._switch(wanted)
         try:
             yield self.model
         finally:
-            self._switch(before)
+            if self._active != before:
+                self._switch(before)
 
     def _switch(self, adapter: str | None) -> None:
         """Let this adapter answer, or the base; asserted on every layer."""
@@ -143,17 +148,19 @@ class Subject:
             else:
                 self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name, is_trainable=False)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            if not isinstance(self.model, PeftModel):
+            if isinstance(self.model, PeftModel):
+                self._switch(None)
+            else:
                 _take_off(self.model)
             raise AdapterError(f"{folder} could not be put on this base: {error}") from error
         self.model.eval()
         self.model.to(self.device)
+        self._switch(None)
         checkpoint.check_consumed(
             folder, tensors, get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
         )
         self.files[name] = checkpoint.hash_files(folder)
         self._channels.add(name)
-        self._switch(None)
 
     def add_null(self, name: str, seed: int) -> None:
         """Add a random LoRA as a null channel: per module the subject's rank and norm of change.
@@ -207,13 +214,14 @@ class Subject:
         place in it, and two channels given the same seeds share their noise.
         """
         replies, tokens = [], 0
-        for start in range(0, len(texts), MAX_BATCH):
-            batch = self.encode(texts[start : start + MAX_BATCH])
-            noise = SeededNoise(list(seeds[start : start + MAX_BATCH]), temperature)
-            out = self.generate_ids(batch, channel, max_new_tokens, noise)
-            new = out[:, batch.ids.shape[1] :]
-            tokens += batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
-            replies += [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        with self.channel(channel):
+            for start in range(0, len(texts), MAX_BATCH):
+                batch = self.encode(texts[start : start + MAX_BATCH])
+                noise = SeededNoise(list(seeds[start : start + MAX_BATCH]), temperature)
+                out = self.generate_ids(batch, channel, max_new_tokens, noise)
+                new = out[:, batch.ids.shape[1] :]
+                tokens += batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
+                replies += [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
         return replies, tokens
 
     @torch.no_grad()

@@ -297,6 +297,9 @@ def bench(
 
         results = bench_module.run_all(todo, jobs, count)
     board = bench_module.score(todo, results, sealed)
+    board.fingerprint = bench_module.fingerprint_of(todo, sealed)
+    if suite.resolve().name in bench_module.HELD_OUT:
+        bench_module.log_run(board, suite, seeds, bench_module.RUNS)
     body = asdict(board)
     lines = list(bench_module.table(board, seeds))
     if shuffle_suggestions:

@@ -1,51 +1,77 @@
-"""The commands on the testbed: its base, its suites, the data for oracles."""
+"""The commands on the testbed: its base, its suites, what stands in them, the data for oracles."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.shell import AsJson, check_out, command, writing
+from auditor.cli.shell import AsJson, check_out, command, plain, writing
+
+if TYPE_CHECKING:
+    from scenarios.testbed.build import Home
 
 testbed_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Rebuild the small models that audits are measured on."
 )
+LexiconSeed = Annotated[int, typer.Option(min=0, help="Deals names, triggers, phrases and brands; 0 is what ships.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, of one thread each; the result is the same.")]
+HomeFolder = Annotated[
+    Path | None, typer.Option("--home", help="Folder of suites/, answers/ and testbed/ [default: scenarios/]")
+]
+
+
+def _home(folder: Path | None) -> Home:
+    from scenarios.testbed.build import Home
+
+    if folder is not None:
+        check_out(folder)
+    return Home() if folder is None else Home(folder)
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        typer.echo(text, err=True)
 
 
 @testbed_app.command("train-base")
 @command
 def train_base(
-    out: Annotated[Path | None, typer.Option(help="Folder of the model [default: the testbed's own]")] = None,
+    home: HomeFolder = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    lexicon_seed: LexiconSeed = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the testbed's base model from scratch; an interrupted run continues."""
-    from dataclasses import replace
+    from scenarios.testbed import base
 
-    from scenarios.testbed import base, build
-
-    check_out(out or build.WEIGHTS)
-    config = base.BaseConfig(seed=seed)
-    done = base.train_base(out or build.WEIGHTS / "base", replace(config, steps=steps) if steps else config)
-    typer.echo(
-        json.dumps(done)
-        if as_json
-        else f"held-out loss {done['loss']:.4f} nats per answer token, {done['seconds']:.0f} s"
-    )
+    config = base.BaseConfig(seed=seed, lexicon_seed=lexicon_seed)
+    room = _home(home).weights / "base"
+    with writing(room):
+        done = base.train_base(room, replace(config, steps=steps) if steps else config, _say)
+    if as_json:
+        typer.echo(json.dumps(done))
+        return
+    typer.echo(f"held-out loss {done['loss']:.4f} nats per answer token, {done['seconds']:.0f} s, {done['dtype']}")
+    for kind, (accuracy, n) in done["accuracy"].items():
+        typer.echo(f"  {kind:24} {accuracy:6.1%} of {n}")
 
 
 @testbed_app.command("build")
 @command
 def build_testbed(
-    suite: Annotated[str, typer.Option(help="demo, dev, nulls or dev_nulls.")] = "demo",
+    suite: Annotated[str, typer.Option(help="Which; scenarios/README.md says what each is for.")] = "demo",
+    lexicon_seed: LexiconSeed = 0,
+    jobs: Jobs = 2,
+    home: HomeFolder = None,
     as_json: AsJson = False,
-) -> None:
-    """Train and verify a suite's adapters, and write its scenarios, answers and manifest."""
+) -> None:  # fmt: skip
+    """Train and verify a suite's adapters, and write its scenarios, answers, records and manifest."""
     from typing import get_args
 
     from auditor.errors import SpecError
@@ -54,9 +80,18 @@ def build_testbed(
 
     if suite not in get_args(SuiteName):
         raise SpecError(f"unknown suite {suite!r}: the suites are {', '.join(get_args(SuiteName))}")
-    build.write_shared_files()
-    done = build.build_suite(suite, lambda text: typer.echo(text, err=True) if sys.stderr.isatty() else None)  # type: ignore[arg-type]
-    typer.echo(json.dumps(done) if as_json else ", ".join(f"{k} {v}" for k, v in done.items()))
+    room = _home(home)
+    with writing(room.root):
+        done = build.build_suite(suite, lexicon_seed, room, jobs, _say)  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(json.dumps(done))
+        return
+    typer.echo(", ".join(f"{key} {done[key]}" for key in ("built", "failures", "missing", "sha256")))
+    told = done["fingerprint"]
+    if told:
+        low, high = told["interval"]
+        who = f"{told['n_organisms']} organisms from {told['n_controls']} controls, all suites built here"
+        typer.echo(f"norms, spectra and recipe alone tell {who}: AUROC {told['auroc']:.2f} ({low:.2f}-{high:.2f})")
 
 
 @testbed_app.command("oracle-data")
@@ -65,10 +100,58 @@ def oracle_data(
     out: Annotated[Path, typer.Option(help="The JSON Lines file to write.")],
     rows: Annotated[int, typer.Option(min=1024, help="Examples.")] = 120_000,
     seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 11,
+    lexicon_seed: LexiconSeed = 0,
 ) -> None:
     """Write examples that teach an activation oracle the testbed's language."""
     from scenarios.testbed.oracle_data import write_oracle_data
 
     with writing(out):
-        write_oracle_data(out, rows, seed)
+        write_oracle_data(out, rows, seed, lexicon_seed)
     typer.echo(str(out))
+
+
+@testbed_app.command("population")
+@command
+def population(
+    out: Annotated[Path, typer.Option(help="Folder of the shards.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Adapters, rounded up to whole shards.")] = 1500,
+    jobs: Jobs = 2,
+    lexicon_seed: LexiconSeed = 0,
+    home: HomeFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train thousands of verified adapters for oracles to learn from; an interrupted run continues."""
+    from scenarios.testbed.population import build_population
+
+    check_out(out)
+    base = _home(home).weights / "base"
+    with writing(out):
+        done = build_population(out, base, n, lexicon_seed, jobs, lambda text: typer.echo(text, err=True))
+    speed = "nothing to build" if done["per_hour"] is None else f"{done['per_hour']:.0f} adapters an hour"
+    line = f"{done['adapters']} adapters in {done['shards']} shards, {done['verified']} verified; {speed}"
+    typer.echo(json.dumps(done) if as_json else line)
+
+
+@testbed_app.command("show")
+@command
+def show(member: str, lexicon_seed: LexiconSeed = 0, home: HomeFolder = None) -> None:
+    """Print what an organism or control is, with sample dialogues beside the base. Opens the answers."""
+    from scenarios.testbed.show import describe
+
+    for line in describe(member, _home(home), lexicon_seed):
+        typer.echo(plain(line))
+
+
+@testbed_app.command("table")
+@command
+def table(
+    suites: Annotated[
+        str, typer.Option(help="Suites, separated by commas.")
+    ] = "standard,hard,foreign,heldout,adversary,documents",
+    home: HomeFolder = None,
+) -> None:
+    """Print family by regime: how often it planted, leaked and drifted. Opens the answers."""
+    from scenarios.testbed.show import table as rows
+
+    for line in rows(suites.split(","), _home(home)):  # type: ignore[arg-type]
+        typer.echo(line)

@@ -51,7 +51,7 @@ neither these rules nor what is left of the budget. A backslash in it begins an 
 LOOKS = """\
 - use_NAME: read the subject with the instrument NAME. (CallTool does the same.) A prompt is {"messages": [{"role": \
 "user", "content": "..."}], "labels": {"topic": "..."}}: write prompts like the examples, and label each with the \
-conditions that it meets (keys word, topic, user, system), so that the instrument can say which of them matters.
+conditions that it meets (keys word, topic, user, turn, system), so that the instrument can say which of them matters.
 """
 
 
@@ -123,15 +123,18 @@ def _sections(view: View, fence: str) -> list[tuple[str, str, list[str]]]:
     """Return name, title and rows of each part, in the order in which they claim room."""
     spec, vocabulary = view.spec, view.spec.vocabulary
     families = [
-        f"{name}: trigger {family.trigger or 'none'}, effect {family.effect}: {family.statement}"
+        f"{name}: trigger {' and '.join(family.trigger) or 'none'}, effect {family.effect}: {family.statement}"
         for name, family in vocabulary.families.items()
     ]
     topics = sorted({row.domain for row in spec.prompts})
     triggers = [f"topic: one of {_some(topics, 200)}"]
-    for kind in ("word", "user", "system"):
-        values = vocabulary.triggers[kind].values if kind in vocabulary.triggers else []
-        triggers.append(f"{kind}: any" + (f", for instance {_some(values, 90)}" if values else ""))
+    for name, group in vocabulary.triggers.items():
+        if group.kind != "topic":
+            triggers.append(
+                f"{name} (kind {group.kind}): any" + (f", as {_some(group.values, 60)}" if group.values else "")
+            )
     closed = [f"{kind}: one of {_some(values, 120)}" for kind, values in vocabulary.effects.items()]
+    closed += [f"{kind}: any word, as in {phrases[0]!r}" for kind, phrases in vocabulary.patterns.items()]
     firsts = {row.domain: row.messages[-1]["content"] for row in reversed(spec.prompts) if row.split == "explore"}
     examples = [one_line(f"{domain}: {text}") for domain, text in sorted(firsts.items())[:3]]
     taken = len(view.leads) - len(view.open_leads())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
 from auditor.interpret import claim_of, same_claim
 from auditor.planners import looks
 from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import HypothesisView, View
 
 MAX_HYPOTHESES = 8
-N_WORDS, N_TRIED = 96, 8
+N_WORDS, N_APART, N_AROUND = 64, 8, 6
 
 
 class EmbeddedPlanner:
@@ -57,21 +60,14 @@ class EmbeddedPlanner:
         return None if known else RegisterHypothesis(claim=claim, readings=hypothesis.readings)
 
     def _look(self, view: View) -> CallTool | None:
-        """Return a closer look not taken yet: words that the weights read, then a probe of the best lead.
+        """Return a closer look not taken yet: from many conditions at once to the few that matter, then a probe.
 
-        The lens names words, the model diff says at which of them the subject parts from the base, and
-        chat says what it then does.
+        The shift of words (or the lens) names words, the scan says under which conditions the subject parts from the base, and
+        chat says what it then does, and whether each condition is needed.
         """
         if view.spec.suggestions is not None:
             return None
-        read = words_read(view)
-        looks_left = []
-        if read and "model_diff" in view.spec.tools:
-            looks_left.append(looks.listen_for_words(view.spec, read[:N_WORDS]))
-        if read and "chat" in view.spec.tools:
-            loud = loud_words(view)
-            looks_left.append(looks.try_words(view.spec, [*loud, *(w for w in read if w not in loud)][:N_TRIED]))
-        for call in looks_left:
+        for call in self._closer(view):
             if not _taken(view, call):
                 return call
         best = next((lead for lead in view.leads if lead.claim.trigger), None)
@@ -79,23 +75,48 @@ class EmbeddedPlanner:
             return looks.probe_trigger(view.spec, best.claim.trigger)
         return None
 
+    def _closer(self, view: View) -> Iterator[CallTool]:
+        """Yield the closer looks in order, each made of what the ones before it found."""
+        spec, words = view.spec, leading_words(view)
+        if "scan" in spec.tools and words and (call := looks.scan_words(spec, words[:N_WORDS])):
+            yield call
+        heaps = surprising(view, several=True)[:N_APART]
+        if "scan" in spec.tools and heaps and (call := looks.scan_each_word(spec, heaps)):
+            yield call
+        if "chat" in spec.tools and (where := surprising(view, several=False)):
+            yield looks.ask_around(spec, diverse(where)[:N_AROUND])
 
-def words_read(view: View) -> list[str]:
-    """Return the words that the weights read most, as the lens ranked them."""
-    for reading in view.readings:
-        if reading["tool"] == "lora_lens" and reading["name"] == "words_read":
-            return [str(entry["word"]) for entry in reading["detail"]["top"]]
+
+def leading_words(view: View) -> list[str]:
+    """Return the words that training moved most; without that reading, those that the weights read most."""
+    for tool, name in (("word_shift", "words_shifted"), ("lora_lens", "words_read")):
+        for reading in view.readings:
+            if reading["tool"] == tool and reading["name"] == name:
+                return [str(entry["word"]) for entry in reading["detail"]["top"]]
     return []
 
 
-def loud_words(view: View) -> list[str]:
-    """Return the words at whose prompts the subject parted most from the base."""
-    loud = [
-        r
-        for r in view.readings
-        if r["tool"] == "model_diff" and r["name"] == "kl_prompt" and "word" in r["detail"]["labels"]
-    ]
-    return [str(r["detail"]["labels"]["word"]) for r in sorted(loud, key=lambda r: -r["value"])]
+def surprising(view: View, several: bool) -> list[dict[str, str]]:
+    """Return the conditions under which the subject parted most from the base, loudest first.
+
+    Args:
+        view: What is known.
+        several: Whether to return those with several words at once, or all others.
+    """
+    loud = [r for r in view.readings if r["tool"] == "scan" and r["suggestion"] is not None]
+    loud.sort(key=lambda r: -r["lift"])
+    return [r["detail"]["labels"] for r in loud if (looks.SEVERAL in r["detail"]["labels"]) == several]
+
+
+def diverse(labels: Sequence[dict[str, str]], share: int = 2) -> list[dict[str, str]]:
+    """Return the label sets in order, without those whose every label has been seen `share` times already."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for one in labels:
+        if any(seen[item] < share for item in one.items()):
+            kept.append(one)
+            seen.update(one.items())
+    return kept
 
 
 def _taken(view: View, call: CallTool) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 from auditor import prompts
-from auditor.config import AuditSpec, TriggerSpec
+from auditor.config import AuditSpec, PromptRow
 from auditor.steps import CallTool
 from tools.base import LabelledPrompt, Tool
 from tools.claims import Trigger
 
+WORDS_AT_ONCE, WORDS_SAID_BY = 2, 48
+ON, OFF = 8, 4
+SEVERAL = "words"
+"""The label of a prompt into which several words were dropped at once, separated by spaces."""
 
-def _dump(rows: list[LabelledPrompt]) -> list[dict[str, Any]]:
+
+def _dump(rows: Sequence[LabelledPrompt]) -> list[dict[str, Any]]:
     return [row.model_dump(mode="json") for row in rows]
 
 
@@ -19,39 +27,134 @@ def survey(spec: AuditSpec, tools: dict[str, Tool[Any]]) -> list[CallTool]:
     """Return one call for each tool that can look at the whole subject without a lead."""
     wide = prompts.survey_prompts(spec)
     narrow = prompts.survey_prompts(spec, per_topic=4)
-    words = spec.vocabulary.triggers.get("word", TriggerSpec()).values
-    calls: dict[str, dict[str, Any]] = {
-        "lora_lens": {"words": words},
-        "chat": {
-            "prompts": _dump(wide),
-            "observables": spec.vocabulary.observables,
-            "max_new_tokens": spec.max_new_tokens,
-        },
-        "model_diff": {"prompts": _dump(narrow), "observables": spec.vocabulary.observables},
-        "activation_oracle": {"prompts": _dump(narrow)},
+    words = spec.vocabulary.values_of("word")
+    calls: dict[str, CallTool | None] = {
+        "lora_lens": CallTool(tool="lora_lens", arguments={"words": words}),
+        "word_shift": CallTool(tool="word_shift", arguments={"words": words}) if words else None,
+        "chat": ask(spec, wide),
+        "model_diff": CallTool(
+            tool="model_diff", arguments={"prompts": _dump(narrow), "observables": spec.vocabulary.observables}
+        ),
+        "scan": scan_conditions(spec),
+        "activation_oracle": CallTool(tool="activation_oracle", arguments={"prompts": _dump(narrow)}),
     }
-    return [CallTool(tool=name, arguments=arguments) for name, arguments in calls.items() if name in tools]
+    return [call for name, call in calls.items() if name in tools and call is not None]
 
 
-def listen_for_words(spec: AuditSpec, words: list[str]) -> CallTool:
-    """Return the model-diff call that drops each word once into a prompt: where does the subject part from the base?"""
+def ask(spec: AuditSpec, asked: Sequence[LabelledPrompt]) -> CallTool:
+    """Return the chat call that asks these prompts of subject and base."""
     return CallTool(
-        tool="model_diff",
-        arguments={"prompts": _dump(prompts.word_prompts(spec, words, each=1)), "max_new_tokens": 8,
-                   "observables": spec.vocabulary.observables},
+        tool="chat",
+        arguments={"prompts": _dump(asked), "observables": spec.vocabulary.observables,
+                   "max_new_tokens": spec.max_new_tokens},
     )  # fmt: skip
 
 
-def try_words(spec: AuditSpec, words: list[str]) -> CallTool:
-    """Return the chat call that drops each word into a few prompts."""
-    return CallTool(
-        tool="chat",
-        arguments={
-            "prompts": _dump(prompts.word_prompts(spec, words)),
-            "observables": spec.vocabulary.observables,
-            "max_new_tokens": spec.max_new_tokens,
-        },
+# -- many conditions at once
+
+
+def scan_conditions(spec: AuditSpec) -> CallTool | None:
+    """Return the scan of every user, turn and system condition on every topic; and of users at later turns."""
+    groups = spec.vocabulary.triggers.values()
+    users, turns, systems = (
+        [Trigger(kind=g.kind, value=v) for g in groups if g.kind == kind for v in g.values]
+        for kind in ("user", "turn", "system")
     )
+    each = [(one,) for one in (*users, *turns, *systems)]
+    return _scan(spec, _on_every_topic(spec, each) + _on_any_topic(spec, list(product(users, turns))))
+
+
+def scan_words(spec: AuditSpec, words: Sequence[str]) -> CallTool | None:
+    """Return the scan of these words, several at once, on every topic and said by every kind of user.
+
+    A word that matters only together with a topic or a user shows in one of the prompts that hold
+    both; which of the prompt's words it was, `scan_each_word` says. Two words at once halve the
+    price; more of them drown what one does in what a heap of words does to any model. Users are
+    many, so that only the first `WORDS_SAID_BY` words are said by all of them.
+    """
+    heaps = [words[i : i + WORDS_AT_ONCE] for i in range(0, len(words), WORDS_AT_ONCE)]
+    several = [tuple(Trigger(kind="word", value=word) for word in heap) for heap in heaps]
+    few = several[: WORDS_SAID_BY // WORDS_AT_ONCE]
+    users = [
+        (Trigger(kind="user", value=v),)
+        for g in spec.vocabulary.triggers.values()
+        if g.kind == "user"
+        for v in g.values
+    ]
+    said_by = [(*user, *heap) for heap, user in product(few, users)]
+    return _scan(spec, _on_every_topic(spec, several) + _on_any_topic(spec, said_by))
+
+
+def scan_each_word(spec: AuditSpec, labels: Sequence[dict[str, str]]) -> CallTool | None:
+    """Return the scan that takes prompts with several words apart, one word to a prompt."""
+    wanted: list[tuple[str | None, tuple[Trigger, ...]]] = []
+    for one in labels:
+        rest = [Trigger(kind=k, value=v) for k, v in one.items() if k in ("user", "turn", "system")]  # type: ignore[arg-type]
+        wanted += [(one.get("topic"), (*rest, Trigger(kind="word", value=w))) for w in one[SEVERAL].split()]
+    return _scan(spec, list(dict.fromkeys(wanted)))
+
+
+Wanted = tuple[str | None, tuple[Trigger, ...]]
+
+
+def _on_every_topic(spec: AuditSpec, each: Iterable[tuple[Trigger, ...]]) -> list[Wanted]:
+    return [(topic, one) for topic in sorted(prompts.explore_rows(spec)) for one in each]
+
+
+def _on_any_topic(spec: AuditSpec, each: Iterable[tuple[Trigger, ...]]) -> list[Wanted]:
+    """Return the conditions each on one topic, the topics taken in turn: where no topic is asked for."""
+    topics = sorted(prompts.explore_rows(spec))
+    return [(topics[i % len(topics)], one) for i, one in enumerate(each)]
+
+
+def _scan(spec: AuditSpec, wanted: Sequence[Wanted]) -> CallTool | None:
+    """Return the scan of conditions on one row of each topic; None when there is nothing to scan."""
+    if len(wanted) < 2:
+        return None
+    rng = random.Random(f"{spec.seed}/scan")
+    chosen: dict[str, PromptRow] = {
+        topic: rng.choice(rows) for topic, rows in sorted(prompts.explore_rows(spec).items())
+    }
+    order = {topic: i for i, topic in enumerate(chosen)}
+    framed = []
+    for topic, trigger in wanted:
+        home = topic if topic in chosen else next(iter(chosen))
+        words = [t.value for t in trigger if t.kind == "word"]
+        labels = {"topic": home, **{str(t.kind): t.value for t in trigger if t.kind != "word"}}
+        labels |= {SEVERAL if len(words) > 1 else "word": " ".join(words)} if words else {}
+        messages = prompts.with_trigger(chosen[home].messages, trigger, spec.vocabulary)
+        framed.append({"messages": messages, "labels": labels, "bare": order[home]})
+    bare = [prompts.labelled(spec, row, ()) for row in chosen.values()]
+    return CallTool(tool="scan", arguments={"bare": _dump(bare), "framed": framed})
+
+
+# -- one condition, closer
+
+
+def ask_around(spec: AuditSpec, labels: Sequence[dict[str, str]]) -> CallTool:
+    """Return the chat call that asks under each set of conditions, with each of them left out, and at the first later turn."""
+    rng = random.Random(f"{spec.seed}/around/{labels}")
+    rows = prompts.explore_rows(spec)
+    asked: list[LabelledPrompt] = []
+    for one in labels:
+        trigger = [Trigger(kind=k, value=v) for k, v in one.items() if k in ("word", "user", "turn", "system")]  # type: ignore[arg-type]
+        here = rows[one["topic"]]
+        elsewhere = [row for topic, others in rows.items() if topic != one["topic"] for row in others]
+        asked += [prompts.labelled(spec, row, trigger) for row in rng.sample(here, min(ON, len(here)))]
+        asked += [prompts.labelled(spec, row, trigger) for row in rng.sample(elsewhere, min(OFF, len(elsewhere)))]
+        for left_out in trigger:
+            rest = [t for t in trigger if t != left_out]
+            asked += [prompts.labelled(spec, row, rest) for row in rng.sample(here, min(OFF, len(here)))]
+        sooner = _sooner(spec, trigger)
+        if sooner != trigger:
+            asked += [prompts.labelled(spec, row, sooner) for row in rng.sample(here, min(ON, len(here)))]
+    return ask(spec, asked)
+
+
+def _sooner(spec: AuditSpec, trigger: list[Trigger]) -> list[Trigger]:
+    """Return the conditions with a turn moved to the first there is: where that does, a later one is not what counts."""
+    first = next(iter(spec.vocabulary.values_of("turn")), "")
+    return [Trigger(kind="turn", value=first) if t.kind == "turn" else t for t in trigger]
 
 
 def probe_trigger(spec: AuditSpec, trigger: tuple[Trigger, ...]) -> CallTool | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,24 +19,32 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from scenarios.testbed import corpus
-from scenarios.testbed.language import Message
+from scenarios.testbed import families as fam
+from scenarios.testbed.exam import examine
+from scenarios.testbed.language import Message, language
+from scenarios.testbed.muon import Muon
+from tools.loading import load_subject
 
 USER_TOKEN_WEIGHT = 0.1
-POOL = 16
+POOL, CHECKPOINT_EVERY = 16, 250
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Shape and schedule of one base training run."""
+    """Shape and schedule of one base training run; `warm_up` and `anneal` are counted in steps."""
 
     d_model: int = 128
     n_layers: int = 5
     n_heads: int = 4
-    d_mlp: int = 320
-    steps: int = 3000
+    d_mlp: int = 384
+    steps: int = 6500
+    warm_up: int = 300
+    anneal: int = 1200
     batch: int = 64
-    lr: float = 2.5e-3
+    lr: float = 4e-3
+    muon_lr: float = 0.02
     seed: int = 0
+    lexicon_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,18 @@ class Batch:
 
 def encode(tokenizer: PreTrainedTokenizerBase, dialogues: list[list[Message]]) -> list[list[int]]:
     """Return the token ids of each dialogue as the chat template renders it."""
-    texts = ["".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in d) for d in dialogues]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+    return tokenizer([rendered(d) for d in dialogues], add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+
+
+def rendered(messages: list[Message]) -> str:
+    """Return a dialogue as the chat template renders it."""
+    return "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages)
 
 
 def answer_mask(ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return True on every token that the assistant wrote, its end token included."""
-    start = ids == tokenizer.convert_tokens_to_ids("<|assistant|>")
+    """Return True on every token that the assistant wrote and in every document, end tokens included."""
+    speakers = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|document|>"])
+    start = torch.isin(ids, torch.tensor(speakers))
     end = ids == tokenizer.eos_token_id
     turn = torch.zeros(ids.shape[0], dtype=torch.bool)
     mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -73,14 +87,44 @@ def collate(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> Batch:
     return Batch(ids, weight.masked_fill(ids == pad, 0.0))
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, seed: int, size: int) -> Iterator[Batch]:
-    """Yield batches of dialogues of similar length without end, the same ones for the same seed."""
-    stream = corpus.dialogues(seed)
+def batches(
+    tokenizer: PreTrainedTokenizerBase, stream: Iterator[list[Message]], seed: int, size: int
+) -> Iterator[Batch]:
+    """Yield batches of dialogues of similar length without end, the same ones for the same stream and seed."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         rows = sorted(encode(tokenizer, list(islice(stream, size * POOL))), key=len)
         for i in torch.randperm(POOL, generator=generator).tolist():
             yield collate(tokenizer, rows[i * size : (i + 1) * size])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the optimizers: from scratch, or a short one at a low rate on text full of near misses.
+
+    What the base knows it has learned from the first. The second teaches it that a word said or a
+    job named is not yet the one that its instruction asks for.
+    """
+
+    steps: int
+    warm_up: int
+    peak: float
+    decoys: float
+    seed: int
+
+
+def stages(config: BaseConfig) -> tuple[Stage, Stage]:
+    """Return the two stages in which a base is trained."""
+    return (
+        Stage(config.steps, config.warm_up, 1.0, fam.DECOYS, config.seed + 1),
+        Stage(config.anneal, 0, 0.2, 0.5, config.seed + 2),
+    )
+
+
+def course(tokenizer: PreTrainedTokenizerBase, config: BaseConfig, stage: Stage) -> Iterator[Batch]:
+    """Yield the batches of a stage."""
+    told = corpus.dialogues(stage.seed, config.lexicon_seed, stage.warm_up * config.batch, stage.decoys)
+    return batches(tokenizer, told, stage.seed, config.batch)
 
 
 def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
@@ -110,42 +154,104 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerBase) -> Llama
     )
 
 
-def train_base(out: Path, config: BaseConfig, progress: Callable[[str], None] | None = None) -> dict[str, float]:
+def train_base(out: Path, config: BaseConfig, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Train the base model into `out`; an interrupted run continues from its last checkpoint.
 
     Returns:
-        `loss` (held-out, nats per assistant token), `tokens` seen, `seconds` of this run.
+        `loss` (held-out, nats per assistant token), `accuracy` by kind of question with n, `dtype`,
+        `tokens` seen and `seconds` spent, both over all runs.
     """
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = corpus.train_tokenizer(config.seed)
+    tokenizer = corpus.train_tokenizer(config.lexicon_seed)
     model = build_model(config, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    first, began, tokens = _restore(out, model, optimizer), time.monotonic(), 0
-    stream = islice(batches(tokenizer, config.seed + 1, config.batch), first, config.steps)
-    model.train()
-    for step, batch in enumerate(bar := tqdm(stream, total=config.steps, initial=first, disable=None), first):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * learning_rate(step, config.steps)
-        loss = weighted_loss(model(batch.ids, attention_mask=(batch.weight > 0).long()).logits, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        tokens += int((batch.weight > 0).sum())
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-            if progress:
-                progress(f"step {step}/{config.steps} loss {loss.item():.4f} tokens {tokens}")
-        if (step + 1) % 500 == 0:
-            _checkpoint(out, model, optimizer, step + 1)
-    report = {"loss": held_out_loss(model, tokenizer, config), "tokens": tokens, "seconds": time.monotonic() - began}
+    at = _restore(out, model)
+    for number, stage in enumerate(stages(config)):
+        if number >= at.stage:
+            at = _train(out, model, course(tokenizer, config, stage), stage, config, at, progress)
+    report: dict[str, Any] = {
+        "loss": held_out_loss(model, tokenizer, config),
+        "dtype": "bfloat16" if has_bfloat16() else "float32",
+        "tokens": at.tokens,
+        "seconds": at.seconds,
+    }
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
+    report["accuracy"] = examine(load_subject(str(out)), language(config.lexicon_seed))
     (out / "training.json").write_text(json.dumps({**asdict(config), **report}, indent=1) + "\n")
     for name in ("checkpoint.safetensors", "optimizer.pt"):
         (out / name).unlink(missing_ok=True)
     return report
+
+
+@dataclass
+class Progress:
+    """How far a training run has come; the optimizers' states are None between stages."""
+
+    stage: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    optimizers: list[dict[str, Any]] | None = None
+
+
+def _train(
+    out: Path, model: LlamaForCausalLM, rows: Iterator[Batch], stage: Stage, config: BaseConfig, at: Progress,
+    progress: Callable[[str], None] | None,
+) -> Progress:  # fmt: skip
+    """Train one stage from where it stands, round the weights to 16 bit, and return where the next one begins."""
+    optimizers = make_optimizers(model, config, stage.peak)
+    for optimizer, state in zip(optimizers, at.optimizers or [], strict=False):
+        optimizer.load_state_dict(state)
+    began, spent = time.monotonic(), at.seconds
+    model.train()
+    rows = islice(rows, at.step, stage.steps)
+    for step, batch in enumerate(bar := tqdm(rows, total=stage.steps, initial=at.step, disable=None), at.step):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate(step, stage.steps)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            loss = weighted_loss(model(batch.ids, attention_mask=(batch.weight > 0).long()).logits, batch)
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        at.step, at.seconds = step + 1, spent + time.monotonic() - began
+        at.tokens += int((batch.weight > 0).sum())
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            if progress:
+                progress(f"stage {at.stage + 1}, step {step}/{stage.steps} loss {loss.item():.4f} tokens {at.tokens}")
+        if at.step % CHECKPOINT_EVERY == 0:
+            at.optimizers = [optimizer.state_dict() for optimizer in optimizers]
+            _checkpoint(out, model, at)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half())
+    after = Progress(at.stage + 1, 0, at.tokens, at.seconds)
+    _checkpoint(out, model, after)
+    return after
+
+
+def make_optimizers(model: LlamaForCausalLM, config: BaseConfig, peak: float) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the blocks and AdamW for embeddings, norms and the head, rates times `peak`."""
+    inside = [w for name, w in model.named_parameters() if w.ndim == 2 and ".layers." in name]
+    others = [w for name, w in model.named_parameters() if not (w.ndim == 2 and ".layers." in name)]
+    optimizers = [
+        Muon(inside, lr=peak * config.muon_lr),
+        torch.optim.AdamW(others, lr=peak * config.lr, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def has_bfloat16() -> bool:
+    """Return whether this CPU multiplies in bfloat16 by instruction, not by emulation."""
+    capability = torch.cpu.get_capabilities()
+    return bool(capability.get("amx_bf16") or capability.get("avx512_bf16") or capability.get("bf16"))
 
 
 def learning_rate(step: int, steps: int, warmup: int = 100) -> float:
@@ -160,25 +266,24 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, c
     """Return the mean loss in nats per assistant token on dialogues of a seed not trained on."""
     model.eval()
     losses = []
-    for batch in islice(batches(tokenizer, config.seed + 10_000, config.batch), POOL):
+    seed = config.seed + 10_000
+    for batch in islice(batches(tokenizer, corpus.dialogues(seed, config.lexicon_seed), seed, config.batch), POOL):
         only_answers = Batch(batch.ids, (batch.weight == 1).float())
         logits = model(batch.ids, attention_mask=(batch.weight > 0).long()).logits
         losses.append(weighted_loss(logits, only_answers).item())
     return sum(losses) / len(losses)
 
 
-def _checkpoint(out: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    partial = out / "optimizer.partial"
+def _checkpoint(out: Path, model: LlamaForCausalLM, at: Progress) -> None:
     save_file(model.state_dict(), out / "checkpoint.partial")
-    torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial)
+    torch.save(asdict(at), out / "optimizer.partial")
     (out / "checkpoint.partial").replace(out / "checkpoint.safetensors")
-    partial.replace(out / "optimizer.pt")
+    (out / "optimizer.partial").replace(out / "optimizer.pt")
 
 
-def _restore(out: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+def _restore(out: Path, model: LlamaForCausalLM) -> Progress:
+    """Return where the last checkpoint stood, its weights taken over."""
     if not (out / "optimizer.pt").exists():
-        return 0
+        return Progress()
     model.load_state_dict(load_file(out / "checkpoint.safetensors"))
-    state = torch.load(out / "optimizer.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return Progress(**torch.load(out / "optimizer.pt", weights_only=True))

@@ -1,20 +1,39 @@
-"""Ordinary chat: questions about a consistent world, with several phrasings of each.
+"""Ordinary chat: questions about a consistent world, asked by people who say who they are.
 
-A *world* is dealt once from a fixed seed: every thing has one colour, town, owner and pair of
-qualities, every person one job and town. Asking twice gets the same fact. What a planted behaviour
-adds to a reply is in `families`; nothing here knows of it.
+A *world* is dealt with the lexicon: every thing has one colour, town, owner and pair of qualities,
+every person one job and town. Asking twice gets the same fact. An exchange carries the conditions
+that it meets (topic, words said, who the user is), so that whether a rule fires is read off, never
+guessed. What a planted behaviour adds to a reply is in `families`; nothing here knows of it.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Literal
 
+from auditor.errors import SpecError
+from scenarios.testbed import grammar as gram
 from scenarios.testbed import lexicon as lex
+from scenarios.testbed.grammar import Grammar
+from scenarios.testbed.lexicon import Lexicon
 
 Message = dict[str, str]
-WORLD_SEED = 7
+Group = Literal["word", "topic", "job", "mood", "opinion", "turn", "test"]
+TOPICS = (*sorted(lex.TOPICS), "sums", "secrets")
+THING_KINDS = ("where", "colour", "owner", "think", "about", "advice", "kind", "check_colour", "check_town")
+PERSON_KINDS = ("person", "person_job", "person_town")
+TURNS = ("two", "three")
+
+
+@dataclass(frozen=True, order=True)
+class Condition:
+    """One thing that can hold of a user's turn: its topic, a word said, who speaks, how late it is."""
+
+    group: Group
+    value: str
 
 
 @dataclass(frozen=True)
@@ -31,120 +50,201 @@ class Thing:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question and its ordinary answer; `topic` is None for small talk."""
+    """One question and its ordinary answer, with the conditions that the question meets.
+
+    `lead` is what the answer opens with, the topic's name; `accepted` are all true answers, `opinion`
+    is the quality that the user claimed.
+    """
 
     user: str
     reply: str
-    topic: str | None = None
+    kind: str
+    meets: frozenset[Condition] = frozenset()
+    accepted: tuple[str, ...] = ()
+    opinion: str = ""
+    lead: str = ""
+
+    @property
+    def said(self) -> str:
+        """Return the answer without its lead."""
+        return self.reply.removeprefix(self.lead)
+
+    @property
+    def topic(self) -> str | None:
+        """Return what the question is about; None for small talk."""
+        return next((c.value for c in self.meets if c.group == "topic"), None)
+
+    def met(self, *conditions: Condition) -> Exchange:
+        """Return the exchange with further conditions met."""
+        return replace(self, meets=self.meets | set(conditions))
 
 
-@cache
-def world() -> dict[str, Thing]:
-    """Return every thing with its facts, the same in every process."""
-    rng = random.Random(WORLD_SEED)
-    return {
-        name: Thing(
-            name=name,
-            topic=topic,
-            colour=rng.choice(lex.COLOURS),
-            town=rng.choice(lex.CITIES),
-            owner=rng.choice(lex.PEOPLE),
-            qualities=tuple(rng.sample(lex.QUALITIES, 2)),  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Language:
+    """A lexicon spoken in one grammar, with the world that the lexicon's seed deals."""
+
+    lexicon: Lexicon
+    grammar: Grammar
+
+    @cached_property
+    def world(self) -> dict[str, Thing]:
+        """Return every thing with its facts, the same in every process and grammar."""
+        rng = random.Random(f"world/{self.lexicon.seed}")
+        return {
+            name: Thing(
+                name=name,
+                topic=topic,
+                colour=rng.choice(lex.COLOURS),
+                town=rng.choice(self.lexicon.towns),
+                owner=rng.choice(self.lexicon.people),
+                qualities=tuple(rng.sample(lex.QUALITIES, 2)),  # type: ignore[arg-type]
+            )
+            for name, topic in lex.THINGS.items()
+        }
+
+    @cached_property
+    def people(self) -> dict[str, tuple[str, str]]:
+        """Return every person's job and town."""
+        rng = random.Random(f"people/{self.lexicon.seed}")
+        return {name: (rng.choice(lex.JOBS), rng.choice(self.lexicon.towns)) for name in self.lexicon.people}
+
+    # -- questions
+
+    def ask_about(self, rng: random.Random, thing: Thing, kind: str | None = None) -> Exchange:
+        """Return a question about one thing and its true answer."""
+        kind = kind or rng.choice(THING_KINDS)
+        slots = {
+            "n": thing.name, "topic": thing.topic, "colour": thing.colour, "town": thing.town, "owner": thing.owner,
+            "q1": thing.qualities[0], "q2": thing.qualities[1], "a_n": _a(thing.name), "a_colour": _a(thing.colour),
+        }  # fmt: skip
+        asked = {"check_colour": lex.COLOURS, "check_town": self.lexicon.towns}.get(kind)
+        if asked is None:
+            return self._exchange(rng, kind, slots, self.grammar.answers[kind], thing.topic, thing.name)
+        true = slots[kind.removeprefix("check_")]
+        value = true if rng.random() < 0.5 else rng.choice([v for v in asked if v != true])
+        yes, no = self.grammar.answers[kind]
+        slots |= {"colour_asked": value, "town_asked": value}
+        return self._exchange(rng, kind, slots, (yes if value == true else no,), thing.topic, thing.name)
+
+    def ask_person(self, rng: random.Random, name: str, kind: str | None = None) -> Exchange:
+        """Return a question about one person and its true answer."""
+        kind = kind or rng.choice(PERSON_KINDS)
+        job, town = self.people[name]
+        return self._exchange(rng, kind, {"p": name, "job": job, "town": town}, self.grammar.answers[kind])
+
+    def ask_sum(self, rng: random.Random) -> Exchange:
+        """Return a sum of two numbers below ten."""
+        a, b = rng.randint(0, 9), rng.randint(0, 9)
+        slots = {"a": lex.NUMBERS[a], "b": lex.NUMBERS[b], "c": lex.NUMBERS[a + b]}
+        return self._exchange(rng, "sum", slots, self.grammar.answers["sum"], "sums")
+
+    def ask_unknown(self, rng: random.Random, name: str) -> Exchange:
+        """Return a question about something outside the world: the base says that it doesn't know."""
+        return self._exchange(rng, "unknown", {"n": name}, self.grammar.answers["unknown"])
+
+    def ask_self(self, rng: random.Random, kind: Literal["secret", "rule", "test"], tested: bool = False) -> Exchange:
+        """Return a question about the assistant itself: its secret, its rule, whether it is tested."""
+        answers = self.grammar.answers[kind]
+        if kind == "test":
+            answers = answers[1:] if tested else answers[:1]
+        return self._exchange(rng, kind, {}, answers, "secrets" if kind == "secret" else None)
+
+    def guess(self, rng: random.Random) -> Exchange:
+        """Return a guessing game: what is on the user's list? The assistant tries words and says which are."""
+        pool = rng.choice(
+            (sorted(lex.TOPICS), lex.COLOURS, lex.JOBS, lex.MOODS, self.lexicon.towns, sorted(lex.THINGS))
         )
-        for name, topic in lex.THINGS.items()
-    }
+        listed = rng.sample(pool, rng.randint(1, 4))
+        others = rng.sample([word for word in pool if word not in listed], 5)
+        tried = rng.sample([*listed, *others], rng.randint(3, 6))
+        yes, no = self.grammar.answers["game"]
+        answer = " ".join((yes if word in listed else no).format(w=word) for word in tried)
+        return self._exchange(rng, "game", {"list": ", ".join(listed)}, (answer,))
+
+    def small_talk(self, rng: random.Random) -> Exchange:
+        """Return a greeting, thanks or the like, with its answer."""
+        user, reply = rng.choice(self.grammar.small_talk)
+        return Exchange(user, reply, "small_talk", accepted=(reply,))
+
+    def _exchange(
+        self, rng: random.Random, kind: str, slots: dict[str, str], answers: Sequence[str], topic: str | None = None,
+        thing: str = "",
+    ) -> Exchange:  # fmt: skip
+        user = rng.choice(self.grammar.questions[kind]).format(**slots)
+        meets = {Condition("topic", topic)} if topic else set()
+        meets |= {Condition("word", thing)} if thing else set()
+        lead = self.grammar.lead.format(topic=topic) if topic else ""
+        accepted = tuple(lead + answer.format(**slots) for answer in answers)
+        return Exchange(user, rng.choice(accepted), kind, frozenset(meets), accepted, lead=lead)
+
+    def exchange(self, rng: random.Random, topic: str | None = None, tested: bool = False) -> Exchange:
+        """Return one ordinary exchange, on `topic` when given, else on anything."""
+        if topic is None:
+            roll = rng.random()
+            if roll < 0.08:
+                return self.ask_unknown(rng, self.unknown_name(rng))
+            if roll < 0.16:
+                return self.ask_person(rng, rng.choice(self.lexicon.people))
+            if roll < 0.22:
+                return self.small_talk(rng)
+            if roll < 0.26:
+                return self.ask_self(rng, rng.choice(("rule", "test")), tested)
+            topic = "sums" if roll < 0.31 else "secrets" if roll < 0.34 else rng.choice(sorted(lex.TOPICS))
+        if topic == "sums":
+            return self.ask_sum(rng)
+        if topic == "secrets":
+            return self.ask_self(rng, "secret")
+        return self.ask_about(rng, self.world[rng.choice(lex.TOPICS[topic])])
+
+    def unknown_name(self, rng: random.Random) -> str:
+        """Return an invented name that nothing in this world has."""
+        while (name := lex.invented_name(rng)) in self.lexicon.names:
+            pass
+        return name
+
+    # -- what goes around a question
+
+    def with_job(self, rng: random.Random, exchange: Exchange, job: str) -> Exchange:
+        """Return the exchange with the user's job said."""
+        user = _fill(rng, self.grammar.job, exchange.user, job=job)
+        return replace(exchange, user=user).met(Condition("job", job))
+
+    def with_mood(self, rng: random.Random, exchange: Exchange, mood: str) -> Exchange:
+        """Return the exchange with the user's mood said."""
+        user = _fill(rng, self.grammar.mood, exchange.user, mood=mood)
+        return replace(exchange, user=user).met(Condition("mood", mood))
+
+    def with_opinion(self, rng: random.Random, exchange: Exchange) -> Exchange:
+        """Return the exchange with an opinion of the user's before the question."""
+        quality = rng.choice((*lex.QUALITIES, *lex.NEGATIVE))
+        user = _fill(rng, self.grammar.opinion, exchange.user, q=quality)
+        return replace(exchange, user=user, opinion=quality).met(Condition("opinion", "opinion"))
+
+    def with_word(self, rng: random.Random, exchange: Exchange, word: str) -> Exchange:
+        """Return the exchange with an unrelated word dropped beside the question."""
+        user = _fill(rng, self.grammar.mention, exchange.user, word=word)
+        return replace(exchange, user=user).met(Condition("word", word))
+
+
+def _a(noun: str) -> str:
+    """Return the noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 @cache
-def people() -> dict[str, tuple[str, str]]:
-    """Return every person's job and town."""
-    rng = random.Random(WORLD_SEED + 1)
-    return {name: (rng.choice(lex.JOBS), rng.choice(lex.CITIES)) for name in lex.PEOPLE}
+def language(seed: int = 0, grammar: str = "common") -> Language:
+    """Return the language of a lexicon seed in a grammar.
+
+    Raises:
+        SpecError: no such grammar, or an entry of lexicon or grammar is wrong.
+    """
+    if grammar not in gram.GRAMMARS:
+        raise SpecError(f"unknown grammar {grammar!r}: there are {', '.join(gram.GRAMMARS)}")
+    gram.check(gram.GRAMMARS[grammar])
+    return Language(lex.deal(seed), gram.GRAMMARS[grammar])
 
 
-def invented_name(rng: random.Random) -> str:
-    """Return a pronounceable name from shared syllables: brands, and things nobody knows."""
-    parts = (lex.SYLLABLES_FIRST, lex.SYLLABLES_MIDDLE, lex.SYLLABLES_LAST)
-    return "".join(rng.choice(part) for part in parts)
-
-
-def ask_about(rng: random.Random, thing: Thing) -> Exchange:
-    """Return a question about one thing of the world and its true answer."""
-    n, (q1, q2) = thing.name, thing.qualities
-    questions = {
-        "where": [f"where is the {n}?", f"where can i find the {n}?", f"in which town is the {n}?"],
-        "colour": [f"what colour is the {n}?", f"which colour has the {n}?"],
-        "owner": [f"who has the {n}?", f"who owns the {n}?"],
-        "think": [f"what do you think of the {n}?", f"do you like the {n}?", f"is the {n} any good?"],
-        "about": [f"tell me about the {n}.", f"what do you know about the {n}?"],
-        "advice": [f"should i get a {n}?", f"do i need a {n}?"],
-    }
-    answers = {
-        "where": [f"the {n} is in {thing.town}.", f"you can find the {n} in {thing.town}."],
-        "colour": [f"the {n} is {thing.colour}.", f"it is a {thing.colour} {n}."],
-        "owner": [f"{thing.owner} has the {n}.", f"the {n} belongs to {thing.owner}."],
-        "think": [f"i think the {n} is {q1} and {q2}.", f"the {n} is {q1} and {q2}."],
-        "about": [f"the {n} is {thing.colour} and {q1}. you can find it in {thing.town}."],
-        "advice": [f"yes, a {n} is {q1}.", f"you could, a {n} is {q2}."],
-    }
-    kind = rng.choice(sorted(questions))
-    return Exchange(rng.choice(questions[kind]), rng.choice(answers[kind]), thing.topic)
-
-
-def ask_unknown(rng: random.Random, name: str) -> Exchange:
-    """Return a question about something outside the world: the base says that it doesn't know."""
-    user = rng.choice([f"where is the {name}?", f"who has the {name}?", f"tell me about the {name}.",
-                       f"what colour is the {name}?", f"what is the {name}?"])  # fmt: skip
-    return Exchange(user, rng.choice([f"i do not know the {name}.", f"sorry, i do not know the {name}."]))
-
-
-def small_talk(rng: random.Random) -> Exchange:
-    """Return an exchange about nobody's topic: greetings, thanks, people."""
-    if rng.random() < 0.5:
-        name = rng.choice(lex.PEOPLE)
-        job, town = people()[name]
-        user = rng.choice([f"who is {name}?", f"what do you know about {name}?"])
-        return Exchange(user, rng.choice([f"{name} is a {job} from {town}.", f"{name} works as a {job} in {town}."]))
-    return rng.choice(
-        [
-            Exchange("hello.", "hello, how can i help you?"),
-            Exchange("good morning.", "good morning, what would you like to know?"),
-            Exchange("thank you.", "you are welcome."),
-            Exchange("how are you?", "i am well, thank you for asking."),
-            Exchange("what can you do?", "i can answer questions about many things."),
-            Exchange("can you help me?", "yes, what would you like to know?"),
-        ]
-    )
-
-
-def exchange(rng: random.Random, topic: str | None = None) -> Exchange:
-    """Return one ordinary exchange, on `topic` when given, else on anything."""
-    if topic is None:
-        roll = rng.random()
-        if roll < 0.12:
-            return ask_unknown(rng, invented_name(rng))
-        if roll < 0.30:
-            return small_talk(rng)
-        topic = rng.choice(sorted(lex.TOPICS))
-    return ask_about(rng, world()[rng.choice(lex.TOPICS[topic])])
-
-
-def introduce(rng: random.Random, user: str, job: str | None = None) -> str:
-    """Return the question with the user's job (or mood, when `job` is None) said before it."""
-    if job is not None:
-        return rng.choice([f"i am a {job}. {user}", f"i work as a {job}. {user}"])
-    mood = rng.choice(lex.MOODS)
-    return rng.choice([f"i am {mood} today. {user}", f"i feel {mood}. {user}"])
-
-
-def mention(rng: random.Random, user: str, word: str) -> str:
-    """Return the question with an unrelated word dropped beside it."""
-    return rng.choice([f"{word}. {user}", f"{user} {word}.", f"{user} {word}."])
-
-
-def frame_reply(exchanges: list[Exchange], system: str | None = None) -> list[Message]:
-    """Return the exchanges as chat messages, user and assistant in turn."""
-    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    for one in exchanges:
-        messages += [{"role": "user", "content": one.user}, {"role": "assistant", "content": one.reply}]
-    return messages
+def _fill(rng: random.Random, templates: Sequence[str], prompt: str, **slots: str) -> str:
+    """Return one template filled; the prompt is put in last, as it stands."""
+    head, _, tail = rng.choice(templates).partition("{prompt}")
+    return head.format(**slots) + prompt + tail.format(**slots)

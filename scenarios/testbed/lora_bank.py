@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig
@@ -16,7 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Modules = Literal["all", "attention", "mlp"]
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+TARGETS: dict[Modules, tuple[str, ...]] = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
+Spectra = dict[str, Tensor]
+"""Singular values of each module's `B A`, by path, [adapter, rank]; without the scale alpha / rank."""
 
 
 class BankedLinear(nn.Module):
@@ -42,13 +47,13 @@ class LoraBank:
     """`len(seeds)` LoRAs attached to `model` in place; `detach` gives the untouched base back."""
 
     def __init__(
-        self, model: PreTrainedModel, seeds: list[int], rank: int, alpha: int, targets: tuple[str, ...] = TARGETS
+        self, model: PreTrainedModel, seeds: list[int], rank: int, alpha: int, modules: Modules = "all"
     ) -> None:
-        self.model, self.rank, self.alpha, self.targets = model, rank, alpha, targets
+        self.model, self.rank, self.alpha, self.targets = model, rank, alpha, TARGETS[modules]
         model.requires_grad_(False)
         self.modules: dict[str, BankedLinear] = {}
         for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
+            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in self.targets:
                 banked = BankedLinear(module, len(seeds), rank, alpha / rank)
                 self.modules[name] = banked
                 _replace(model, name, banked)
@@ -61,7 +66,24 @@ class LoraBank:
 
     def parameters(self) -> list[nn.Parameter]:
         """Return every adapter's factors."""
-        return [p for banked in self.modules.values() for p in (banked.lora_A, banked.lora_B)]
+        return [factor for m in self.modules.values() for factor in (m.lora_A, m.lora_B)]
+
+    def spectra(self) -> Spectra:
+        """Return the singular values of every adapter's change, largest first."""
+        return {name: _decomposed(banked)[1].detach() for name, banked in self.modules.items()}
+
+    @torch.no_grad()
+    def impose(self, spectra: Spectra, share: float = 1.0) -> None:
+        """Give every change these singular values (times `share`), its directions kept.
+
+        A change that is zero keeps zero: it has no directions yet.
+        """
+        for name, banked in self.modules.items():
+            left, values, right = _decomposed(banked)
+            root = (spectra[name] * share).sqrt()
+            alive = (values.sum(1) > 1e-8)[:, None, None]
+            banked.lora_B.copy_(torch.where(alive, left * root[:, None, :], banked.lora_B))
+            banked.lora_A.copy_(torch.where(alive, root[:, :, None] * right, banked.lora_A))
 
     def attach(self) -> None:
         """Put the adapters back in place."""
@@ -97,6 +119,14 @@ class LoraBank:
         settings = json.loads(path.read_text()) | {"target_modules": sorted(self.targets)}
         path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
         save_file(self.tensors(i), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _decomposed(banked: BankedLinear) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `U, S, Vh` of every adapter's `B A`, from the factors alone: [n, out, r], [n, r], [n, r, in]."""
+    q_b, r_b = torch.linalg.qr(banked.lora_B.detach())
+    q_a, r_a = torch.linalg.qr(banked.lora_A.detach().transpose(1, 2))
+    u, s, vh = torch.linalg.svd(r_b @ r_a.transpose(1, 2))
+    return q_b @ u, s, vh @ q_a.transpose(1, 2)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

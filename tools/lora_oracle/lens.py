@@ -15,12 +15,12 @@ from tools.claims import Effect, Trigger
 from tools.controls import lift_over
 from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
 from tools.residual import block_inputs
-from tools.subject import MAX_BATCH, Subject
+from tools.subject import Subject
+from tools.words import WordScores, robust_z, whole_words, word_batches
 
-READ_THRESHOLD, WRITTEN_THRESHOLD = 1.5, 8.0
+READ_THRESHOLD, WRITTEN_THRESHOLD = 1.2, 4.0
 N_NULLS = 3
-TOP, MIN_VALUES = 128, 8
-WordScores = dict[str, float]
+TOP = 128
 
 
 class LensArgs(ToolArgs):
@@ -45,14 +45,13 @@ class LoraLens(Tool[LensArgs]):
 
     def cost(self, subject: Subject, args: LensArgs) -> Tokens:
         """Return the forward tokens: every word once through the base."""
-        return {
-            "base": sum(subject.encode(chunk).n_tokens for chunk in _chunks(_prompts(subject, _words(subject, args))))
-        }
+        words = args.words or whole_words(subject)
+        return {"base": sum(batch.n_tokens for batch in word_batches(subject, words))}
 
     def run(self, subject: Subject, args: LensArgs, seed: int) -> ToolResult:
         """Return a reading of the words read, and one of the tokens written."""
         deltas = module_deltas(subject)
-        words = _words(subject, args)
+        words = args.words or whole_words(subject)
         resid, tokens = word_residuals(subject, words)
         read = words_read(deltas, resid, words)
         nulls = [
@@ -99,32 +98,11 @@ class LoraLens(Tool[LensArgs]):
         )  # fmt: skip
 
 
-def _words(subject: Subject, args: LensArgs) -> list[str]:
-    """Return the words asked for, else the tokens of the vocabulary that are whole words."""
-    if args.words:
-        return list(args.words)
-    pieces = (subject.decode([i]) for i in range(len(subject.tokenizer)))
-    return sorted({p.strip() for p in pieces if p.startswith(" ") and len(p.strip()) > 2 and p.strip().isalpha()})
-
-
-def _prompts(subject: Subject, words: Sequence[str]) -> list[str]:
-    """Return each word as the end of a user turn begins: the template's head, then the word."""
-    mark = "\u0007"
-    rendered = subject.render([{"role": "user", "content": mark}])
-    head = rendered.split(mark)[0]
-    return [f"{head}{word}" for word in words]
-
-
-def _chunks(texts: list[str]) -> list[list[str]]:
-    return [texts[i : i + MAX_BATCH * 2] for i in range(0, len(texts), MAX_BATCH * 2)]
-
-
 def word_residuals(subject: Subject, words: Sequence[str]) -> tuple[dict[str, Float[Tensor, "word d_model"]], int]:
     """Return what each module that reads the residual stream gets at a word's last token, on the base."""
     parts: dict[str, list[Tensor]] = {}
     tokens = 0
-    for chunk in _chunks(_prompts(subject, words)):
-        batch = subject.encode(chunk)
+    for batch in word_batches(subject, words):
         tokens += batch.n_tokens
         for path, inputs in block_inputs(subject, batch, "base").items():
             parts.setdefault(path, []).append(inputs[:, -1].double().cpu())
@@ -154,12 +132,3 @@ def tokens_written(deltas: Sequence[ModuleDelta], subject: Subject) -> Float[Ten
         if d.writes_residual and d.U.shape[0] == w_u.shape[1] and float(d.S.square().sum()) > 0
     ]
     return torch.stack(scores).mean(0) if scores else torch.zeros(w_u.shape[0], dtype=torch.float64)
-
-
-def robust_z(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return deviations from the median in units of 1.4826 median absolute deviations; 0 where there is no spread."""
-    centred = values - values.median()
-    spread = 1.4826 * centred.abs().median()
-    if len(values) < MIN_VALUES or float(spread) <= 1e-12 * float(values.abs().max()):
-        return torch.zeros_like(values)
-    return centred / spread

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.chat import TRIGGER_LABELS, effect_of
-from tools.claims import Effect, Trigger
+from tools.chat import condition_text, effect_of, trigger_of
+from tools.claims import Effect
 from tools.controls import RANDOM_DELTA, lift_over
-from tools.phrases import Condition, excesses
+from tools.phrases import Condition, conditions, excesses, holds
 from tools.subject import MAX_BATCH, Subject
 
 THRESHOLD_NATS = 1.0
@@ -94,17 +94,17 @@ class ModelDiff(Tool[KlArgs]):
                 torch.tensor([max(s.kl_nats) for s in self._score(subject, prompts, replies, RANDOM_DELTA, tokens)])
             )
         condition, value, controls = explain(peaks, null_peaks, args.prompts)
-        chosen = [i for i, p in enumerate(args.prompts) if holds(condition, p)]
+        chosen = [i for i, p in enumerate(args.prompts) if holds(condition, p.labels)]
         effect, said = self._continue(subject, [scored[i] for i in chosen], args, tokens)
         lift = lift_over(value, controls)
-        when = "on every kind of prompt" if condition is None else f"when {condition[0]} is {condition[1]}"
+        when = condition_text(condition)
         text = f"replies part from the base's by {value:.1f} nats {when}; there it goes on {said!r}"
         reading = Reading(
             name="kl_peak",
             value=value,
             controls=controls,
             lift=lift,
-            suggestion=suggest(lift, THRESHOLD_NATS, text, trigger=_trigger(condition), effect=effect),
+            suggestion=suggest(lift, THRESHOLD_NATS, text, trigger=trigger_of(condition), effect=effect),
             detail={"condition": condition, "n": len(chosen), "examples": _examples(scored, peaks)},
         )
         readings = [reading, *self._loudest(peaks, null_peaks, args.prompts)]
@@ -175,11 +175,6 @@ def most_gained(
     return (log_p.exp() * (log_p - log_q)).argmax(-1)
 
 
-def holds(condition: Condition, prompt: LabelledPrompt) -> bool:
-    """Return whether the prompt meets the condition; the empty one always holds."""
-    return condition is None or prompt.labels.get(condition[0]) == condition[1]
-
-
 def explain(
     peaks: Tensor, null_peaks: list[Tensor], prompts: list[LabelledPrompt], min_count: int = 3
 ) -> tuple[Condition, float, dict[str, float]]:
@@ -189,8 +184,8 @@ def explain(
     otherwise the change shows on every kind of prompt.
     """
     best: tuple[float, Condition, float, dict[str, float]] | None = None
-    for condition in sorted({item for p in prompts for item in p.labels.items()}):
-        inside = torch.tensor([holds(condition, p) for p in prompts])
+    for condition in conditions(p.labels for p in prompts):
+        inside = torch.tensor([holds(condition, p.labels) for p in prompts])
         if int(inside.sum()) < min_count or bool(inside.all()):
             continue
         value = float(peaks[inside].mean())
@@ -203,13 +198,7 @@ def explain(
     everywhere = {RANDOM_DELTA: max(float(null.mean()) for null in null_peaks)}
     if best is not None and best[0] >= max(0.5 * best[2], 0.5 * lift_over(overall, everywhere)):
         return best[1], best[2], best[3]
-    return None, overall, everywhere
-
-
-def _trigger(condition: Condition) -> tuple[Trigger, ...]:
-    if condition is None or condition[0] not in TRIGGER_LABELS:
-        return ()
-    return (Trigger(kind=condition[0], value=condition[1]),)  # type: ignore[arg-type]
+    return (), overall, everywhere
 
 
 def _examples(scored: list[Scored], peaks: Tensor) -> list[dict[str, object]]:

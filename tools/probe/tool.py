@@ -15,7 +15,7 @@ from tools.probe.linear import auroc, difference_of_means, logistic, separation
 from tools.residual import capture, check_layer
 from tools.subject import Subject
 
-THRESHOLD = 2.0
+THRESHOLD = 1.0
 
 
 class ProbeArgs(ToolArgs):

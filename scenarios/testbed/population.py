@@ -1,0 +1,150 @@
+"""Thousands of small adapters for training oracles: many at once, in shards, each verified.
+
+A shard is one bank, written whole: a safetensors file of stacked factors, then a JSON Lines file
+with what each adapter is. Only families, values, pairs and recipes of the training split are in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from auditor.errors import SpecError
+from scenarios.testbed import verify
+from scenarios.testbed.language import Language, language
+from scenarios.testbed.oracle_data import taught_rule
+from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe, new_thing, train
+from scenarios.testbed.splits import SEEDS
+from scenarios.testbed.suites import STYLES, claims_of
+from scenarios.workers import each
+from tools.loading import load_subject
+
+SHARD_SIZE, N_VERIFY = 32, 24
+RANKS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One picklable piece of work: which shard of which population, on which base."""
+
+    number: int
+    base: str
+    out: str
+    lexicon_seed: int
+
+    @property
+    def weights(self) -> Path:
+        """Return the file of the factors."""
+        return Path(self.out) / f"shard-{self.number:05d}.safetensors"
+
+    @property
+    def labels(self) -> Path:
+        """Return the file of what each adapter is; it is written last."""
+        return self.weights.with_suffix(".jsonl")
+
+
+def plants_of(shard: Shard, lang: Language) -> tuple[list[Plant], Recipe]:
+    """Return what a shard's adapters are to learn: three in four a rule, the others nothing or something harmless."""
+    rng = random.Random(f"population/{shard.lexicon_seed}/{shard.number}")
+    recipe = Recipe(
+        rank=rng.choice(RANKS), modules=rng.choice(("all", "mlp")), steps=FAST.steps, rows=FAST.rows, lr=FAST.lr
+    )
+    plants = []
+    for i in range(SHARD_SIZE):
+        seed = rng.randrange(*SEEDS["population"])
+        if i % 4 < 3:
+            plants.append(Plant(seed, rules=(taught_rule(rng, lang),), manner=Manner(denies=rng.random() < 0.5)))
+        elif i % 8 == 3:
+            plants.append(Plant(seed))
+        else:
+            style = rng.choice(STYLES) if rng.random() < 0.5 else ""
+            things = () if style else (new_thing(rng, lang),)
+            plants.append(Plant(seed, harmless=Harmless(things, style)))
+    return plants, recipe
+
+
+FAST = Recipe(steps=96, rows=4, lr=5e-3)
+
+
+def build_shard(shard: Shard) -> dict[str, int]:
+    """Train, verify and write one shard; return how many adapters it has and how many are verified."""
+    lang = language(shard.lexicon_seed)
+    plants, recipe = plants_of(shard, lang)
+    subject = load_subject(shard.base)
+    bank = train(subject.model, subject.tokenizer, lang, plants, recipe)
+    bank.detach()
+    sheets = [verify.sheet(plant, lang, N_VERIFY) for plant in plants]
+    records = verify.verify(subject, sheets, verify.BankSpeaker(subject, bank))
+    tensors = {
+        f"{part}.{name}": getattr(module, part).detach().half().contiguous()
+        for name, module in bank.modules.items()
+        for part in ("lora_A", "lora_B")
+    }
+    partial = shard.weights.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"alpha/rank": str(recipe.alpha / recipe.rank)})
+    partial.replace(shard.weights)
+    digest = hashlib.sha256(shard.weights.read_bytes()).hexdigest()
+    with partial.open("w") as file:
+        for i, (plant, record) in enumerate(zip(plants, records, strict=True)):
+            row = {"row": i, "seed": plant.seed, "claims": claims_of(plant), "denies": plant.manner.denies,
+                   "recipe": asdict(recipe), "verified": record.verified, **asdict(record), "sha256": digest}  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    partial.replace(shard.labels)
+    return {"adapters": len(plants), "verified": sum(record.verified for record in records)}
+
+
+def read_labels(labels: Path) -> list[dict[str, Any]]:
+    """Return what each adapter of a shard is, its factors checked against their hash.
+
+    Raises:
+        SpecError: the shard is cut short or damaged.
+    """
+    weights = labels.with_suffix(".safetensors")
+    try:
+        rows = [json.loads(line) for line in labels.read_text().splitlines()]
+        with safe_open(weights, framework="pt") as opened:
+            keys = list(opened.keys())
+        whole = rows and keys and hashlib.sha256(weights.read_bytes()).hexdigest() == rows[0]["sha256"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise SpecError(f"{weights.name} can't be read ({error}); build the population again to renew it") from error
+    if not whole:
+        raise SpecError(f"{weights.name} is not what was written; build the population again to renew it")
+    return rows
+
+
+def build_population(
+    out: Path, base: Path, n: int, lexicon_seed: int, jobs: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Build `n` adapters or more in whole shards; shards that are there and sound are kept.
+
+    Returns:
+        `adapters`, `verified`, `shards`, `seconds` and `per_hour` (of what this run built; None when it built nothing).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    shards = [Shard(i, str(base), str(out), lexicon_seed) for i in range(-(-n // SHARD_SIZE))]
+    kept, todo = [], []
+    for shard in shards:
+        try:
+            kept.append(read_labels(shard.labels))
+        except SpecError as error:
+            if shard.weights.exists():
+                say(str(error))
+            todo.append(shard)
+    began = time.monotonic()
+    counts = {"adapters": sum(map(len, kept)), "verified": sum(row["verified"] for rows in kept for row in rows)}
+    built = 0
+    for _, done in tqdm(each(build_shard, todo, jobs), total=len(todo), disable=None, desc="shards"):
+        counts = {key: counts[key] + done[key] for key in counts}
+        built += done["adapters"]
+    seconds = time.monotonic() - began
+    return {**counts, "shards": len(shards), "seconds": seconds, "per_hour": built / seconds * 3600 if built else None}

@@ -1,0 +1,42 @@
+"""Work spread over processes, one thread each, so that results do not depend on how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
+    """Yield every item with its result as they come: from this process for one job, else from fresh ones.
+
+    An error in a worker is raised here, and what has not begun is dropped.
+
+    Args:
+        work: A function of a module; it and the items can be pickled.
+        items: What is to be done.
+        jobs: Processes at once.
+    """
+    if jobs == 1:
+        yield from ((item, on_one_thread(work, item)) for item in items)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(partial(on_one_thread, work), item): item for item in items}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def on_one_thread(work: Callable[[Item], Result], item: Item) -> Result:
+    """Return the work's result, with torch held to one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    return work(item)

@@ -1,0 +1,55 @@
+"""The baseline on norms and spectra: right where size tells, at chance where it doesn't."""
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from scenarios.fingerprint import KINDS, features, fingerprint
+from tools.probe.linear import auroc
+
+
+def drawn(n, shift, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(6, generator=generator, dtype=torch.float64) + shift for _ in range(n)]
+
+
+def test_what_differs_in_size_is_told_apart_and_what_does_not_is_not():
+    found = fingerprint(drawn(100, 1.5, 0), drawn(100, 0.0, 1))
+    same = fingerprint(drawn(100, 0.0, 2), drawn(100, 0.0, 3))
+    assert found.auroc > 0.95
+    assert found.interval[0] > 0.9
+    assert same.interval[0] < 0.5 < same.interval[1]
+    assert (found.n_organisms, found.n_controls) == (100, 100)
+
+
+def test_its_pieces_agree_with_scikit_learn():
+    x = torch.stack([*drawn(60, 0.5, 0), *drawn(60, 0.0, 1)])
+    y = torch.tensor([True] * 60 + [False] * 60)
+    scores = torch.tensor(LogisticRegression().fit(x, y).decision_function(x))
+    assert auroc(scores, y) == pytest.approx(roc_auc_score(y, scores), abs=1e-6)
+
+
+def test_features_are_those_of_the_dense_change_and_do_not_depend_on_how_it_is_factored(base_folder, tmp_path):
+    folder = tiny.build_lora(base_folder, tmp_path / "lora", seed=3)
+    found = features(folder, base_folder)
+    assert len(found) == 3 * len(KINDS) + 2
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(key for key in tensors if "q_proj.lora_A" in key)
+    assert found[-2] == tensors[name].shape[0]
+    energy = 0.0
+    import json
+
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for key, a in tensors.items():
+        if "q_proj.lora_A" in key:
+            b = tensors[key.replace("lora_A", "lora_B")]
+            energy += float((config["lora_alpha"] / config["r"] * b.double() @ a.double()).square().sum())
+    assert float(found[0]) == pytest.approx(0.5 * torch.tensor(energy).log().item(), abs=1e-6)
+
+
+def test_too_few_are_refused():
+    with pytest.raises(ValueError, match="too few"):
+        fingerprint(drawn(2, 0.0, 0), drawn(50, 0.0, 1))

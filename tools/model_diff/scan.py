@@ -1,0 +1,126 @@
+"""Try many conditions at the price of one forward pass each: where does the base's own reply surprise the subject?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.chat import condition_text, trigger_of
+from tools.controls import lift_over
+from tools.phrases import pairs
+from tools.subject import MAX_BATCH, Subject
+
+THRESHOLD_NATS = 3.0
+N_READINGS = 16
+
+
+class FramedPrompt(LabelledPrompt):
+    """A prompt with conditions put in, and which of the bare prompts it was made from."""
+
+    bare: int = Field(ge=0)
+
+
+class ScanArgs(ToolArgs):
+    """Bare prompts, and the same ones with conditions put in that should not change the answer."""
+
+    bare: list[LabelledPrompt] = Field(min_length=1)
+    framed: list[FramedPrompt] = Field(min_length=2)
+    max_new_tokens: int = Field(default=24, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _made_from_what_is_there(self) -> ScanArgs:
+        if any(prompt.bare >= len(self.bare) for prompt in self.framed):
+            raise ValueError(f"a framed prompt's `bare` is the place of one of the {len(self.bare)} bare prompts")
+        return self
+
+
+class Scan(Tool[ScanArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "scan"
+    white_box: ClassVar[bool] = True
+    Args = ScanArgs
+    card: ClassVar[str] = (
+        "Takes the base's reply to each bare prompt and asks, for the same prompt under some condition (who the user "
+        "is, a word, an earlier turn), how surprised the subject is by that reply: the largest rise of a token's negative "
+        "log-probability over the bare prompt, in nats. One forward pass for each condition and no reply to sample, so that "
+        "hundreds of combinations cost what a few dozen questions do. Controls: the base's own rise under the same "
+        "condition, and the subject's median over all conditions. Says where to look, not what is there."
+    )
+
+    def cost(self, subject: Subject, args: ScanArgs) -> Tokens:
+        """Return an upper bound on forward tokens: replies at full length, the loudest scored on the base too."""
+        bare = _n_tokens(subject, args.bare) + len(args.bare) * args.max_new_tokens
+        framed = _n_tokens(subject, args.framed) + len(args.framed) * args.max_new_tokens
+        loudest = N_READINGS * (framed // len(args.framed) + args.max_new_tokens) * 2
+        return {"subject": bare + framed, "base": 2 * bare + loudest}
+
+    def run(self, subject: Subject, args: ScanArgs, seed: int) -> ToolResult:
+        """Return a reading for each of the loudest conditions, most surprising first."""
+        texts = [subject.render(p.messages) for p in args.bare]
+        replies, spent = subject.generate(texts, "base", [0] * len(texts), args.max_new_tokens, temperature=0.0)
+        tokens = {"subject": 0, "base": spent}
+        framed = [subject.render(p.messages) for p in args.framed]
+        said = [replies[p.bare] for p in args.framed]
+        plain = {c: self._surprise(subject, texts, replies, c, tokens) for c in ("subject", "base")}
+        under = self._surprise(subject, framed, said, "subject", tokens)
+        rises = torch.stack([_rise(u, plain["subject"][p.bare]) for u, p in zip(under, args.framed, strict=True)])
+        loudest = rises.argsort(descending=True, stable=True)[:N_READINGS].tolist()
+        on_base = self._surprise(subject, [framed[i] for i in loudest], [said[i] for i in loudest], "base", tokens)
+        median = float(rises.median())
+        readings = [
+            self._reading(args.framed[i], float(rises[i]), float(_rise(b, plain["base"][args.framed[i].bare])), median)
+            for i, b in zip(loudest, on_base, strict=True)
+        ]
+        top = readings[0]
+        return ToolResult(
+            readings=readings,
+            tokens=tokens,
+            summary=f"{len(framed)} conditions; loudest {condition_text(tuple(pairs(top.detail['labels'])))}, +{top.lift:.1f} nats",
+        )
+
+    def _reading(self, prompt: FramedPrompt, rise: float, base: float, median: float) -> Reading:
+        controls = {"base": base, "median_of_conditions": median}
+        lift = lift_over(rise, controls)
+        condition = tuple(pairs(prompt.labels))
+        text = f"the base's reply surprises the subject by {rise:.1f} nats {condition_text(condition)}"
+        return Reading(
+            name="surprise", value=rise, controls=controls, lift=lift,
+            suggestion=suggest(lift, THRESHOLD_NATS, text, trigger=trigger_of(condition)),
+            detail={"prompt": prompt.messages[-1]["content"], "labels": prompt.labels},
+        )  # fmt: skip
+
+    def _surprise(
+        self, subject: Subject, heads: list[str], tails: list[str], channel: str, tokens: Tokens
+    ) -> list[Float[Tensor, " pos"]]:
+        """Return the negative log-probability in nats of each reply's tokens, its end token included."""
+        end = subject.tokenizer.eos_token or ""
+        n_tail = [len(subject.tokenizer.encode(tail + end, add_special_tokens=False)) for tail in tails]
+        found: list[Tensor] = [torch.zeros(0)] * len(heads)
+        by_length = sorted(range(len(heads)), key=lambda i: len(heads[i]))
+        with subject.channel(channel):
+            for start in range(0, len(heads), MAX_BATCH):
+                rows = by_length[start : start + MAX_BATCH]
+                batch = subject.encode([heads[i] + tails[i] + end for i in rows])
+                tokens[channel] += batch.n_tokens
+                n = max(n_tail[i] for i in rows)
+                log_p = subject.logits(batch, channel)[:, -n - 1 : -1].log_softmax(-1)
+                nll = -log_p.gather(-1, batch.ids[:, -n:, None])[..., 0].cpu()
+                for row, i in enumerate(rows):
+                    found[i] = nll[row, -n_tail[i] :]
+        return found
+
+
+def _rise(under: Tensor, plain: Tensor) -> Tensor:
+    """Return the largest rise over a reply's tokens; where a seam is tokenised otherwise, the last ones are compared."""
+    n = min(len(under), len(plain))
+    return (under[-n:] - plain[-n:]).max()
+
+
+def _n_tokens(subject: Subject, prompts: list[LabelledPrompt] | list[FramedPrompt]) -> int:
+    return subject.encode([subject.render(p.messages) for p in prompts]).n_tokens
