@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def each(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
     """Yield every item with its result as they come: from this process for one job, else from fresh ones.
 
-    An error in a worker is raised here, and what has not begun is dropped.
+    An error in a worker is raised here, as is an interrupt, and the other workers are stopped.
 
     Args:
         work: A function of a module; it and the items can be pickled.
@@ -30,8 +30,11 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> It
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.terminate()
+            raise
 
 
 def on_one_thread(work: Callable[[Item], Result], item: Item) -> Result:

@@ -101,4 +101,4 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpecError(f"{out} can't be written to: {error.strerror or error}; pass another --out") from error
+        raise SpecError(f"{out} can't be written to: {error.strerror or error}; pass another folder") from error
