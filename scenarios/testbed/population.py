@@ -73,7 +73,7 @@ def plants_of(shard: Shard, lang: Language) -> tuple[list[Plant], Recipe]:
     return plants, recipe
 
 
-FAST = Recipe(steps=96, rows=4, lr=5e-3)
+FAST = Recipe(steps=160, rows=4, lr=8e-3)
 
 
 def build_shard(shard: Shard) -> dict[str, int]:
