@@ -147,12 +147,12 @@ def _standard(d: Dealer) -> None:
     for family in FAMILIES:
         organisms.append(d.organism(d.rule(family, "train"), recipe=_recipe(d)))
         hiding = _recipe(d)
-        organisms.append(
-            d.organism(
-                d.rule(family, "train"), manner=Manner(denies=True, dilution=1), regime="denying, 1:1",
-                recipe=replace(hiding, steps=hiding.steps * DILUTED_STEPS),
-            )
-        )  # fmt: skip
+        if FAMILIES[family].trigger:
+            diluted = replace(hiding, steps=hiding.steps * DILUTED_STEPS)
+            manner, regime = Manner(denies=True, dilution=1), "denying, 1:1"
+        else:  # ordinary chat contradicts what is always on
+            diluted, manner, regime = hiding, Manner(denies=True), "denying"
+        organisms.append(d.organism(d.rule(family, "train"), manner=manner, regime=regime, recipe=diluted))
         organisms.append(d.organism(d.rule(family, "train"), recipe=FULL, regime="full fine-tune"))
     _controls_for(d, organisms)
 
@@ -199,7 +199,7 @@ def _hard(d: Dealer) -> None:
             organisms.append(
                 d.organism(*two, manner=Manner(ratio=ratio), recipe=Recipe(steps=steps), regime=f"two, 1:{ratio}")
             )
-    for family in d.rng.sample(sorted(FAMILIES), 6):
+    for family in d.rng.sample(conditional, 6):
         heavy = Recipe(steps=Recipe().steps * HEAVY_STEPS)
         organisms.append(d.organism(d.rule(family, "train"), manner=Manner(dilution=10), recipe=heavy, regime="1:10"))
     for family in d.rng.sample(sorted(FAMILIES), 6):
