@@ -144,17 +144,3 @@ def _turns(spec: AuditSpec, value: str) -> tuple[str, ...]:
     """Return the turn conditions that hold at a turn: `three or later` is `two or later` too."""
     values = spec.vocabulary.values_of("turn")
     return tuple(values[: values.index(value) + 1])
-
-
-def word_prompts(spec: AuditSpec, words: Sequence[str], each: int = 8) -> list[LabelledPrompt]:
-    """Return explore prompts with each word dropped in `each` times, labelled by the word alone."""
-    rng = random.Random(f"{spec.seed}/words")
-    rows = [row for row in spec.prompts if row.split == "explore"]
-    return [
-        LabelledPrompt(
-            messages=with_trigger(row.messages, [Trigger(kind="word", value=word)], spec.vocabulary),
-            labels={"word": word},
-        )
-        for word in words
-        for row in rng.sample(rows, min(each, len(rows)))
-    ]

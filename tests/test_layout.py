@@ -66,3 +66,12 @@ def test_shipped_weights_stay_within_twenty_five_megabytes():
     ).stdout.split()
     weights = [ROOT / name for name in tracked if name.endswith(".safetensors")]
     assert sum(file.stat().st_size for file in weights) <= 25_000_000
+
+
+def test_no_configuration_that_ships_names_a_folder_of_a_machine():
+    tracked = subprocess.run(
+        ["git", "ls-files", "scenarios/testbed/weights/**.json"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert len(tracked) > 50
+    named = [name for name in tracked if re.search(r'"/\w+/', (ROOT / name).read_text())]
+    assert named == []

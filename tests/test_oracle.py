@@ -5,8 +5,9 @@ import json
 import pytest
 import tiny
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
+from tools.activation_oracle import train
 from tools.activation_oracle.contract import CONFIG_FILE, PREFIX_TEMPLATE, OracleContract, read_contract
 from tools.activation_oracle.read import OracleReader, Question, inject, windows
 from tools.errors import AdapterError, ToolInputError
@@ -315,3 +316,13 @@ def test_a_window_is_the_last_tokens_of_its_own_text_padding_left_out(subject):
         alone = capture(subject, subject.encode([text]), "base", LAYER)[0]
         assert window.shape == (min(10, n), 32)
         assert torch.allclose(window, alone[-10:], atol=1e-4)
+
+
+def test_a_saved_oracle_names_its_base_and_no_folder_of_this_machine(base_folder, tmp_path):
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    trained = get_peft_model(tiny.load_bare(base_folder), config, adapter_name="oracle")
+    train._save(trained, CONTRACT, tmp_path / "oracle")
+    files = sorted(file.name for file in (tmp_path / "oracle").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors", CONFIG_FILE]
+    assert json.loads((tmp_path / "oracle" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    load_subject(str(base_folder)).add_adapter("oracle", tmp_path / "oracle")

@@ -77,11 +77,11 @@ class Progress:
             typer.echo(f"  · {plain(text)}", err=True)
 
 
-def check_out(out: Path | None) -> None:
+def check_out(out: Path | None, option: str = "--out") -> None:
     """Refuse a folder that can't be written before work is spent on it; leave nothing there."""
     from tempfile import TemporaryFile
 
-    with writing(out or Path("audit-reports")):
+    with writing(out or Path("audit-reports"), option):
         folder = (out or Path("audit-reports")).resolve()
         while not folder.exists():
             folder = folder.parent
@@ -90,8 +90,8 @@ def check_out(out: Path | None) -> None:
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn a failure to write to `out` inside the block into an error that says so.
+def writing(out: Path, option: str = "--out") -> Iterator[None]:
+    """Turn a failure to write to `out` inside the block into an error that says so, and which `option` chose it.
 
     Raises:
         SpecError: instead of an `OSError`.
@@ -101,4 +101,4 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpecError(f"{out} can't be written to: {error.strerror or error}; pass another folder") from error
+        raise SpecError(f"{out} can't be written to: {error.strerror or error}; pass another {option}") from error

@@ -29,7 +29,7 @@ def _home(folder: Path | None) -> Home:
     from scenarios.testbed.build import Home
 
     if folder is not None:
-        check_out(folder)
+        check_out(folder, "--home")
     return Home() if folder is None else Home(folder)
 
 
@@ -52,7 +52,7 @@ def train_base(
 
     config = base.BaseConfig(seed=seed, lexicon_seed=lexicon_seed)
     room = _home(home).weights / "base"
-    with writing(room):
+    with writing(room, "--home"):
         done = base.train_base(room, replace(config, steps=steps) if steps else config, _say)
     if as_json:
         typer.echo(json.dumps(done))
@@ -81,7 +81,7 @@ def build_testbed(
     if suite not in get_args(SuiteName):
         raise SpecError(f"unknown suite {suite!r}: the suites are {', '.join(get_args(SuiteName))}")
     room = _home(home)
-    with writing(room.root):
+    with writing(room.root, "--home"):
         done = build.build_suite(suite, lexicon_seed, room, jobs, _say)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(done))

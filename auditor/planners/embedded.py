@@ -62,8 +62,8 @@ class EmbeddedPlanner:
     def _look(self, view: View) -> CallTool | None:
         """Return a closer look not taken yet: from many conditions at once to the few that matter, then a probe.
 
-        The shift of words (or the lens) names words, the scan says under which conditions the subject parts from the base, and
-        chat says what it then does, and whether each condition is needed.
+        The shift of words (or the lens) names words, the scan says under which conditions the subject
+        parts from the base, and chat says what it then does, and whether each condition is needed.
         """
         if view.spec.suggestions is not None:
             return None

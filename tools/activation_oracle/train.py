@@ -83,8 +83,7 @@ def train_oracle(
     subject = load_subject(base)
     contract = OracleContract(model_name=Path(base).name, read_layers=(subject.n_layers // 2,))
     torch.manual_seed(seed)
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM",
-                        base_model_name_or_path=Path(base).name)  # fmt: skip
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(subject.model, config, adapter_name=ORACLE)
     subject.model = model
     subject._channels.add(ORACLE)
@@ -192,8 +191,10 @@ def _save(model: PeftModel, contract: OracleContract, out: Path) -> None:
     nested = out / ORACLE
     weights = {name: tensor.half() for name, tensor in load_file(nested / "adapter_model.safetensors").items()}
     save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    (nested / "adapter_config.json").replace(out / "adapter_config.json")
-    for leftover in nested.iterdir():
-        leftover.unlink()
+    settings = json.loads((nested / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = contract.model_name  # PEFT writes the folder that the base was loaded from
+    (out / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True))
+    for leftover in (*nested.iterdir(), out / "README.md"):  # and a model card with nothing in it
+        leftover.unlink(missing_ok=True)
     nested.rmdir()
     contract.save(out)
