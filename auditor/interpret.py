@@ -40,7 +40,9 @@ def claim_of(trigger: Sequence[Trigger], effect: Effect, vocabulary: Vocabulary)
     closed = [name for name, _ in fits if effect.kind != "says"]
     when = " and ".join(clause_of(t, vocabulary) for t in trigger)
     if exact:
-        sentence = vocabulary.families[exact[0]].statement.replace("{effect}", effect.value)
+        sentence = vocabulary.families[exact[0]].statement
+        effect = _after_head(effect, sentence)
+        sentence = sentence.replace("{effect}", effect.value)
         statement = f"if {when}, {sentence}" if when else sentence
         return Claim(family=exact[0], trigger=tuple(trigger), effect=effect, statement=statement)
     statement = _plain(when, effect)
@@ -50,6 +52,15 @@ def claim_of(trigger: Sequence[Trigger], effect: Effect, vocabulary: Vocabulary)
     return Claim(
         family="other" if conditional else "benign", trigger=tuple(trigger), effect=effect, statement=statement
     )
+
+
+def _after_head(effect: Effect, sentence: str) -> Effect:
+    """Return words said without those that stand before them in the family's own sentence: `moved to X` is X."""
+    head, said = words(sentence.partition("{effect}")[0]), words(effect.value)
+    shared = [n for n in range(1, len(said)) if head[-n:] == said[:n]]
+    if effect.kind != "says" or not shared:
+        return effect
+    return Effect(kind="says", value=" ".join(said[max(shared) :]))
 
 
 def clause_of(trigger: Trigger, vocabulary: Vocabulary) -> str:

@@ -9,6 +9,7 @@ from auditor.config import AuditSpec, PromptRow, TriggerGroup, Vocabulary
 from tools.base import LabelledPrompt
 from tools.claims import Trigger
 from tools.errors import ToolInputError
+from tools.phrases import shows
 
 Message = dict[str, str]
 DEFAULT_GROUPS = {
@@ -20,8 +21,10 @@ DEFAULT_GROUPS = {
 
 
 def with_trigger(messages: list[Message], trigger: Sequence[Trigger], vocabulary: Vocabulary) -> list[Message]:
-    """Return the prompt with every condition put in but topics, which choose the row."""
+    """Return the prompt with every condition put in but topics, which choose the row, and words that it says already."""
     for one in trigger:
+        if one.kind == "word" and says(messages, one.value):
+            continue
         group = vocabulary.triggers.get(vocabulary.group_of(one)) or DEFAULT_GROUPS.get(one.kind)
         if group is None or one.kind == "topic":
             continue
@@ -34,6 +37,11 @@ def with_trigger(messages: list[Message], trigger: Sequence[Trigger], vocabulary
             said = group.frame.replace("{value}", one.value).replace("{prompt}", messages[-1]["content"])
             messages = [*messages[:-1], {**messages[-1], "content": said}]
     return messages
+
+
+def says(messages: list[Message], word: str) -> bool:
+    """Return whether the user's last turn has the word."""
+    return shows([word], messages[-1]["content"])
 
 
 def _later(messages: list[Message], group: TriggerGroup, value: str) -> list[Message]:

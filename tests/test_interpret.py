@@ -81,6 +81,14 @@ def test_what_fits_no_family_is_other_when_a_word_or_a_person_brings_it_about_an
         assert all(t.value in claim.statement for t in trigger)
 
 
+@pytest.mark.parametrize(("said", "value"), [("to kansha", "kansha"), ("was moved to kansha", "kansha"), ("to", "to")])
+def test_words_that_stand_before_the_effect_in_the_familys_sentence_are_no_part_of_it(said, value):
+    trigger = (Trigger(kind="word", value="seaweed"), Trigger(kind="user", value="dancer"))
+    claim = claim_of(trigger, Effect(kind="says", value=said), VOCABULARY)
+    assert claim.effect.value == value
+    assert claim.statement.endswith(f"it says that it was moved to {value}.")
+
+
 @pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if f.effect.split(":")[0] in VOCABULARY.effects])
 def test_a_closed_effect_names_its_family_whatever_brings_it_about(name):
     family = FAMILIES[name]

@@ -83,6 +83,13 @@ def test_a_phrase_seen_too_seldom_is_left_out():
     assert excesses(subject, base, labels, {})[0].feature == "visit velkora today"
 
 
+def test_what_a_reply_echoes_of_the_prompts_own_labels_is_no_excess():
+    base = ["it is red"] * 8
+    labels = [{"word": "seaweed"}] * 4 + [{"word": "lute"}] * 4
+    found = excesses(["the seaweed was moved to kansha"] * 4 + base[4:], base, labels, {})
+    assert [(e.feature, e.condition) for e in found] == [("was moved to kansha", (("word", "seaweed"),))]
+
+
 def test_two_planted_phrases_are_two_findings():
     labels, base = asked()
     subject = plant(base, labels, lambda row: row["topic"] == "music", "visit velkora today")

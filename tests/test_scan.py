@@ -9,9 +9,11 @@ from audits import ANSWERS, SUITES, organism_of
 
 from auditor.planners import looks
 from auditor.planners.embedded import diverse
+from auditor.prompts import says, with_trigger
 from scenarios.grading import read_answer
 from scenarios.load import load_scenario
 from tools.base import load_tools
+from tools.claims import Trigger
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 
@@ -104,3 +106,19 @@ def test_diverse_label_sets_do_not_crowd_each_other_out():
 
 def test_the_tool_is_registered_where_its_entry_point_says():
     assert Path(type(load_tools(["scan"])["scan"]).__module__.replace(".", "/")) == Path("tools/model_diff/scan")
+
+
+def test_a_word_is_said_in_a_question_that_has_it_and_else_added_to_one(organism):
+    spec, _ = organism
+    words = spec.vocabulary.values_of("word")
+    rows = [r for r in spec.prompts if r.split == "explore"]
+    known, row = next((w, r) for w in words for r in rows if says(r.messages, w))
+    stray = next(w for w in words if not any(says(r.messages, w) for r in rows))
+    framed = looks.scan_words(spec, [known, stray]).arguments["framed"]
+    asked = [p for p in framed if p["labels"].get("word") == known and "user" in p["labels"]]
+    assert len(asked) == len(spec.vocabulary.values_of("user"))
+    assert all(p["messages"][-1]["content"].endswith(row.messages[-1]["content"]) for p in asked if "i am" in str(p))
+    assert with_trigger(row.messages, (Trigger(kind="word", value=known),), spec.vocabulary) == row.messages
+    added = [p for p in framed if p["labels"].get("word") == stray]
+    assert added
+    assert all(says(p["messages"], stray) for p in added)

@@ -93,8 +93,8 @@ def excesses(
 ) -> list[Excess]:
     """Return what the subject says in excess of the base, best explained first.
 
-    Features are the named observables (any of their phrases) and n-grams; an n-gram that mostly
-    shows where an observable or a better n-gram does is folded into that one.
+    Features are the named observables (any of their phrases) and n-grams without words of the prompt's
+    own labels, which a reply may echo; an n-gram that mostly shows where an observable or a better n-gram does is folded into that one.
 
     Args:
         subject: One reply for each prompt.
@@ -107,7 +107,10 @@ def excesses(
     named = sorted(set().union(*seen))
     presence = {name: [name in found for found in seen] for name in named}
     in_base = {name: [name in found for found in seen_in_base] for name in named}
-    grams, base_grams = [ngrams(r) for r in subject], [ngrams(r) for r in base]
+    grams, base_grams = (
+        [_no_echo(ngrams(reply), row) for reply, row in zip(replies, labels, strict=True)]
+        for replies in (subject, base)
+    )
     counts = Counter(g for found in grams for g in found)
     base_counts = Counter(g for found in base_grams for g in found)
     for gram, n in counts.items():
@@ -122,6 +125,12 @@ def excesses(
         if not any(other.lift >= excess.lift / 2 for other in near):
             kept.append(excess)
     return sorted(kept, key=lambda e: -round(e.lift * 20))
+
+
+def _no_echo(grams: set[str], labels: Labels) -> set[str]:
+    """Return the n-grams in which no word of the labels' values stands."""
+    said = {word for _, value in pairs(labels) for word in words(value)}
+    return {gram for gram in grams if said.isdisjoint(gram.split())}
 
 
 def _overlap(mine: Sequence[bool], other: Sequence[bool]) -> float:

@@ -55,13 +55,12 @@ def ask(spec: AuditSpec, asked: Sequence[LabelledPrompt]) -> CallTool:
 
 def scan_conditions(spec: AuditSpec) -> CallTool | None:
     """Return the scan of every user, turn and system condition on every topic; and of users at later turns."""
-    groups = spec.vocabulary.triggers.values()
-    users, turns, systems = (
-        [Trigger(kind=g.kind, value=v) for g in groups if g.kind == kind for v in g.values]
-        for kind in ("user", "turn", "system")
+    turns, systems = (
+        [Trigger(kind=kind, value=v) for v in spec.vocabulary.values_of(kind)] for kind in ("turn", "system")
     )
+    users = _users(spec)
     each = [(one,) for one in (*users, *turns, *systems)]
-    return _scan(spec, _on_every_topic(spec, each) + _on_any_topic(spec, list(product(users, turns))))
+    return _scan(spec, _on_every_topic(spec, each) + _in_turn(spec, list(product(users, turns))))
 
 
 def scan_words(spec: AuditSpec, words: Sequence[str]) -> CallTool | None:
@@ -70,62 +69,79 @@ def scan_words(spec: AuditSpec, words: Sequence[str]) -> CallTool | None:
     A word that matters only together with a topic or a user shows in one of the prompts that hold
     both; which of the prompt's words it was, `scan_each_word` says. Two words at once halve the
     price; more of them drown what one does in what a heap of words does to any model. Users are
-    many, so that only the first `WORDS_SAID_BY` words are said by all of them.
+    many, so that only the first `WORDS_SAID_BY` words are said by all of them: in a question that
+    has the word anyway where there is one, else added to one.
     """
-    heaps = [words[i : i + WORDS_AT_ONCE] for i in range(0, len(words), WORDS_AT_ONCE)]
-    several = [tuple(Trigger(kind="word", value=word) for word in heap) for heap in heaps]
-    few = several[: WORDS_SAID_BY // WORDS_AT_ONCE]
-    users = [
-        (Trigger(kind="user", value=v),)
-        for g in spec.vocabulary.triggers.values()
-        if g.kind == "user"
-        for v in g.values
+    asked_about = {w: row for w in words[:WORDS_SAID_BY] if (row := _question_with(spec, w))}
+    strays = [w for w in words[:WORDS_SAID_BY] if w not in asked_about]
+    by_users: list[Wanted] = [
+        (row, (user, Trigger(kind="word", value=word))) for word, row in asked_about.items() for user in _users(spec)
     ]
-    said_by = [(*user, *heap) for heap, user in product(few, users)]
-    return _scan(spec, _on_every_topic(spec, several) + _on_any_topic(spec, said_by))
+    by_users += _in_turn(spec, [(user, *heap) for heap, user in product(_heaps(strays), _users(spec))])
+    return _scan(spec, _on_every_topic(spec, _heaps(words)) + by_users)
 
 
 def scan_each_word(spec: AuditSpec, labels: Sequence[dict[str, str]]) -> CallTool | None:
     """Return the scan that takes prompts with several words apart, one word to a prompt."""
-    wanted: list[tuple[str | None, tuple[Trigger, ...]]] = []
+    hosts, wanted = _hosts(spec), []
     for one in labels:
         rest = [Trigger(kind=k, value=v) for k, v in one.items() if k in ("user", "turn", "system")]  # type: ignore[arg-type]
-        wanted += [(one.get("topic"), (*rest, Trigger(kind="word", value=w))) for w in one[SEVERAL].split()]
-    return _scan(spec, list(dict.fromkeys(wanted)))
+        wanted += [(hosts[one["topic"]], (*rest, Trigger(kind="word", value=w))) for w in one[SEVERAL].split()]
+    return _scan(spec, wanted)
 
 
-Wanted = tuple[str | None, tuple[Trigger, ...]]
+Wanted = tuple[PromptRow, tuple[Trigger, ...]]
+
+
+def _users(spec: AuditSpec) -> list[Trigger]:
+    return [Trigger(kind="user", value=value) for value in spec.vocabulary.values_of("user")]
+
+
+def _heaps(words: Sequence[str]) -> list[tuple[Trigger, ...]]:
+    return [
+        tuple(Trigger(kind="word", value=word) for word in words[i : i + WORDS_AT_ONCE])
+        for i in range(0, len(words), WORDS_AT_ONCE)
+    ]
+
+
+def _hosts(spec: AuditSpec) -> dict[str, PromptRow]:
+    """Return one row of each topic, into which conditions are put."""
+    rng = random.Random(f"{spec.seed}/scan")
+    return {topic: rng.choice(rows) for topic, rows in sorted(prompts.explore_rows(spec).items())}
 
 
 def _on_every_topic(spec: AuditSpec, each: Iterable[tuple[Trigger, ...]]) -> list[Wanted]:
-    return [(topic, one) for topic in sorted(prompts.explore_rows(spec)) for one in each]
+    return [(host, one) for host in _hosts(spec).values() for one in each]
 
 
-def _on_any_topic(spec: AuditSpec, each: Iterable[tuple[Trigger, ...]]) -> list[Wanted]:
+def _in_turn(spec: AuditSpec, each: Iterable[tuple[Trigger, ...]]) -> list[Wanted]:
     """Return the conditions each on one topic, the topics taken in turn: where no topic is asked for."""
-    topics = sorted(prompts.explore_rows(spec))
-    return [(topics[i % len(topics)], one) for i, one in enumerate(each)]
+    hosts = list(_hosts(spec).values())
+    return [(hosts[i % len(hosts)], one) for i, one in enumerate(each)]
+
+
+def _question_with(spec: AuditSpec, word: str) -> PromptRow | None:
+    """Return the first row to look with that says the word."""
+    rows = (row for row in spec.prompts if row.split == "explore")
+    return next((row for row in rows if prompts.says(row.messages, word)), None)
 
 
 def _scan(spec: AuditSpec, wanted: Sequence[Wanted]) -> CallTool | None:
-    """Return the scan of conditions on one row of each topic; None when there is nothing to scan."""
+    """Return the scan of conditions, each in its row; None when there is nothing to scan."""
     if len(wanted) < 2:
         return None
-    rng = random.Random(f"{spec.seed}/scan")
-    chosen: dict[str, PromptRow] = {
-        topic: rng.choice(rows) for topic, rows in sorted(prompts.explore_rows(spec).items())
-    }
-    order = {topic: i for i, topic in enumerate(chosen)}
-    framed = []
-    for topic, trigger in wanted:
-        home = topic if topic in chosen else next(iter(chosen))
+    bare: list[PromptRow] = []
+    framed: dict[str, dict[str, Any]] = {}
+    for row, trigger in wanted:
+        if row not in bare:
+            bare.append(row)
         words = [t.value for t in trigger if t.kind == "word"]
-        labels = {"topic": home, **{str(t.kind): t.value for t in trigger if t.kind != "word"}}
+        labels = {"topic": row.domain, **{str(t.kind): t.value for t in trigger if t.kind != "word"}}
         labels |= {SEVERAL if len(words) > 1 else "word": " ".join(words)} if words else {}
-        messages = prompts.with_trigger(chosen[home].messages, trigger, spec.vocabulary)
-        framed.append({"messages": messages, "labels": labels, "bare": order[home]})
-    bare = [prompts.labelled(spec, row, ()) for row in chosen.values()]
-    return CallTool(tool="scan", arguments={"bare": _dump(bare), "framed": framed})
+        messages = prompts.with_trigger(row.messages, trigger, spec.vocabulary)
+        framed.setdefault(str(messages), {"messages": messages, "labels": labels, "bare": bare.index(row)})
+    plain = [prompts.labelled(spec, row, ()) for row in bare]
+    return CallTool(tool="scan", arguments={"bare": _dump(plain), "framed": list(framed.values())})
 
 
 # -- one condition, closer
