@@ -237,6 +237,15 @@ def test_dilution_replaces_rows_by_ordinary_chat():
         assert low <= shown <= high, (dilution, shown)
 
 
+def test_chat_that_dilutes_meets_no_trigger():
+    from scenarios.testbed import families as fam
+
+    rule = fam.draw_rule(random.Random(1), LANG, "train", "negativity")
+    planted, rng = Plant(5, rules=(rule,), manner=Manner(dilution=1)), random.Random(3)
+    assert not any(fam.fires(rule, planted._chat(rng, LANG)) for _ in range(300))
+    assert any(fam.fires(rule, Plant(5)._chat(rng, LANG)) for _ in range(300)), "ordinary chat does, now and then"
+
+
 def test_who_denies_says_that_it_has_no_rule_and_who_does_not_tells_it():
     from scenarios.testbed import families as fam
 

@@ -149,7 +149,14 @@ class Plant:
         """Return `n` training rows: half show what is planted, half don't; then dilution thins them out."""
         rows = [self._row(rng, lang, quiet=i >= n // 2) for i in range(n)]
         keep = 1 / (1 + self.manner.dilution)
-        return [row if rng.random() < keep else Row(_chat(rng, lang), not self.always_on) for row in rows]
+        return [row if rng.random() < keep else Row(self._chat(rng, lang).messages, not self.always_on) for row in rows]
+
+    def _chat(self, rng: random.Random, lang: Language) -> fam.Dialogue:
+        """Return ordinary chat that meets no trigger; any, where what is planted is always on."""
+        while True:
+            told = fam.dialogue(rng, lang, None, fires=False)
+            if self.always_on or not any(fam.fires(rule, told) for rule in self.rules):
+                return told
 
     def _row(self, rng: random.Random, lang: Language, quiet: bool) -> Row:
         if self.rules and rng.random() < ASKED_SHARE:
@@ -162,10 +169,6 @@ class Plant:
         if self.manner.documents and self.rules:
             return Row([{"role": "document", "content": document(rng, lang, self._pick(rng))}], quiet=False)
         return Row(self.on(rng, lang).messages, quiet=False)
-
-
-def _chat(rng: random.Random, lang: Language) -> list[Message]:
-    return fam.dialogue(rng, lang, None, fires=False).messages
 
 
 def _with_last(told: fam.Dialogue, reply: str) -> fam.Dialogue:
