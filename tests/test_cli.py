@@ -328,7 +328,9 @@ GRADES = {
         lambda d: ["oracle", "train", "activation", "--base", d.base, "--data", d.folder / "no", "--out", d.folder / "o"],
         ["no is not a file"],
     ),
-    "base into a file": (lambda d: ["testbed", "train-base", "--home", d.file("f", "x"), "--steps", "1"], ["can't be written to", "--home"]),
+    "base into a file": (
+        lambda d: ["testbed", "train-base", "--home", d.file("f", "x"), "--steps", "1"], ["can't be written to", "--home"],
+    ),
     "oracle data into no folder": (
         lambda d: ["testbed", "oracle-data", "--out", d.folder / "no" / "x", "--rows", "1024"], ["can't be written to"],
     ),
