@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from tools.loading import load_subject
 from tools.lora_oracle.delta import ModuleDelta, factored_svd, module_deltas, scrambled
-from tools.lora_oracle.lens import LensArgs, LoraLens, robust_z, word_residuals
+from tools.lora_oracle.lens import LensArgs, LoraLens, module_inputs, robust_z
 from tools.subject import delta_norm, lora_modules
 
 EPS = torch.finfo(torch.float64).eps
@@ -160,7 +160,7 @@ def test_scrambled_directions_keep_the_spectrum_and_nothing_else(subject):
 
 def planted(base_folder, folder, word):
     """Write a rank-one change of every q_proj that reads what the base makes of `word`, less the words' mean."""
-    resid, _ = word_residuals(load_subject(str(base_folder)), WORDS)
+    resid, _ = module_inputs(load_subject(str(base_folder)), WORDS)
     tiny.build_lora(base_folder, folder, r=1, lora_alpha=1, target_modules=["q_proj"])
 
     def plant(tensors):

@@ -52,7 +52,7 @@ class LoraLens(Tool[LensArgs]):
         """Return a reading of the words read, and one of the tokens written."""
         deltas = module_deltas(subject)
         words = args.words or whole_words(subject)
-        resid, tokens = word_residuals(subject, words)
+        resid, tokens = module_inputs(subject, words)
         read = words_read(deltas, resid, words)
         nulls = [
             words_read([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], resid, words)
@@ -98,7 +98,7 @@ class LoraLens(Tool[LensArgs]):
         )  # fmt: skip
 
 
-def word_residuals(subject: Subject, words: Sequence[str]) -> tuple[dict[str, Float[Tensor, "word d_model"]], int]:
+def module_inputs(subject: Subject, words: Sequence[str]) -> tuple[dict[str, Float[Tensor, "word d_model"]], int]:
     """Return what each module that reads the residual stream gets at a word's last token, on the base."""
     parts: dict[str, list[Tensor]] = {}
     tokens = 0
