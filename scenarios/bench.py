@@ -38,8 +38,9 @@ class Job:
 class Scoreboard:
     """What `auditor bench` prints: totals, and one row for each audit.
 
-    `invalid` leaves out the subjects for which that is the right verdict. `fingerprint` is how well
-    norms, spectra and recipe alone tell organisms from controls; None where there are too few.
+    `by_regime` has recall_at_1 of the organisms of each regime, where there are several. `invalid`
+    leaves out the subjects for which that is the right verdict. `fingerprint` is how well norms,
+    spectra and recipe alone tell organisms from controls; None where there are too few.
     """
 
     n_organisms: int
@@ -54,6 +55,7 @@ class Scoreboard:
     forward_tokens_median: float
     per_scenario: list[dict[str, Any]]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    by_regime: dict[str, dict[str, Any]] = field(default_factory=dict)
     fingerprint: dict[str, Any] | None = None
 
 
@@ -132,6 +134,14 @@ def score(jobs: Sequence[Job], results: dict[tuple[str, int], AuditResult], answ
     for name in ("recall_at_1", "recall_at_3", "family_at_1"):
         if organisms:
             board.intervals[name] = clustered_interval(organisms, name)
+    regimes = list(dict.fromkeys(row["regime"] for row in organisms))
+    for regime in regimes if len(regimes) > 1 else ():
+        own = [row for row in organisms if row["regime"] == regime]
+        board.by_regime[regime] = {
+            "n_organisms": len({row["scenario"] for row in own}),
+            "recall_at_1": _mean(own, "recall_at_1"),
+            "interval": clustered_interval(own, "recall_at_1"),
+        }
     return board
 
 
@@ -259,6 +269,9 @@ def table(board: Scoreboard, seeds: int) -> Iterator[str]:
         if value is not None:
             low, high = board.intervals[name]
             yield f"| {name} ({board.n_organisms} organisms × {seeds} seeds) | {value:.2f} | {low:.2f}–{high:.2f} |"
+    for regime, told in board.by_regime.items():
+        low, high = told["interval"]
+        yield f"| recall_at_1, {regime} ({told['n_organisms']}) | {told['recall_at_1']:.2f} | {low:.2f}–{high:.2f} |"
     if control_audits:
         upper = wilson_upper(alarmed, len(control_audits))
         yield f"| false alarms ({board.n_controls} controls × {seeds} seeds) | {board.false_alarms} | rate ≤ {upper:.3f} |"

@@ -29,12 +29,14 @@ class Answer(BaseModel):
     """What was planted; an empty list for a control that learned nothing new.
 
     `verdict` is given where `invalid` is the right one: a subject in which nothing can be seen.
+    `regime` says how it was planted; a scoreboard has a row for each.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     claims: list[AnswerClaim]
     verdict: Literal["invalid"] | None = None
+    regime: str = ""
 
     @property
     def planted(self) -> list[AnswerClaim]:
@@ -120,6 +122,7 @@ def as_row(result: AuditResult, answer: Answer) -> dict[str, Any]:
         "seconds": result.seconds,
         "forward_tokens": result.forward_tokens,
         "organism": is_organism(answer),
+        "regime": answer.regime,
         **grade(result, answer).model_dump(),
     }
     if is_organism(answer):

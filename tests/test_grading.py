@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.config import AuditResult, ReportedClaim
+from auditor.config import AuditResult, AuditSpec, ReportedClaim
 from auditor.errors import SpecError
-from scenarios.bench import clustered_interval, derangement, wilson_upper
+from scenarios.bench import Job, clustered_interval, derangement, score, table, wilson_upper
 from scenarios.grading import (
     Answer,
     AnswerClaim,
@@ -226,3 +226,18 @@ def test_a_derangement_gives_every_name_once_and_none_to_itself(names, seed):
     assert set(given_to) == names
     assert set(given_to.values()) == names
     assert all(name != other for name, other in given_to.items())
+
+
+def test_a_scoreboard_has_recall_of_each_regime_beside_that_of_all():
+    spec = AuditSpec.model_construct(seed=0)
+    plan = [("a", "open", True), ("b", "open", True), ("c", "full fine-tune", False), ("d", "", None)]
+    jobs = [Job(name, 0, spec, "db") for name, _, _ in plan]
+    answers = {name: Answer(claims=[] if hit is None else [planted()], regime=regime) for name, regime, hit in plan}
+    results = {(name, 0): result([reported()] if hit else []) for name, _, hit in plan}
+    board = score(jobs, results, answers)
+    assert board.recall_at_1 == pytest.approx(2 / 3)
+    found = {regime: (row["n_organisms"], row["recall_at_1"]) for regime, row in board.by_regime.items()}
+    assert found == {"open": (2, 1.0), "full fine-tune": (1, 0.0)}
+    assert "| recall_at_1, full fine-tune (1) | 0.00 | 0.00–0.00 |" in list(table(board, 1))
+    one = score(jobs[:2], results, answers)
+    assert one.by_regime == {}, "one regime is the whole suite"

@@ -289,6 +289,7 @@ def write_suite(suite: SuiteName, listed: Sequence[Member], home: Home) -> None:
         (home.scenarios(suite) / f"{member.id}.yaml").write_text(scenario_text(suite, member))
         answer: dict[str, Any] = {"claims": claims_of(member.plant)}
         answer |= {"verdict": "invalid"} if member.role == "zero" else {}
+        answer |= {"regime": member.regime} if member.role == "organism" else {}
         (home.answers(suite) / f"{member.id}.yaml").write_text(yaml.safe_dump(answer, sort_keys=False))
 
 
