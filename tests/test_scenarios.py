@@ -36,9 +36,11 @@ def answers(suite):
 def test_a_scenario_loads_under_the_id_of_its_file(file):
     spec = load_scenario(file).spec
     assert spec.name == file.stem
-    assert (Path(spec.subject) / "config.json").is_file()
-    assert spec.adapter is None or Path(spec.adapter).name == file.stem
+    assert (Path(spec.base) / "config.json").is_file()
+    tuned = spec.adapter or spec.subject
+    assert tuned == spec.base or Path(tuned).name == file.stem
     if file.parent.name == "demo":
+        assert spec.subject == spec.base
         assert spec.adapter is None or (Path(spec.adapter) / "adapter_config.json").is_file()
         assert (Path(spec.oracle.path) / "adapter_config.json").is_file()
 
