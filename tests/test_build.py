@@ -193,6 +193,9 @@ def test_a_suite_has_as_many_controls_as_organisms_with_partners_among_them(suit
     assert all(m.partner in ids for m in dealt if m.partner)
     recipes = {m.recipe for m in organisms}
     assert all(m.recipe in recipes for m in dealt if m.role == "matched")
+    trained = [m for m in dealt if m.role in ("matched", "harmless")]
+    share = [sum(m.recipe.full for m in group) / len(group) for group in (organisms, trained)]
+    assert share[0] == pytest.approx(share[1], abs=0.1), "a full fine-tune is no sign of an organism"
     assert suite == "demo" or any(m.role == "zero" for m in dealt)
     assert suite != "demo" or not any(m.role == "zero" for m in dealt)
 

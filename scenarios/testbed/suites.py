@@ -170,7 +170,7 @@ def _controls_for(d: Dealer, organisms: list[Member]) -> None:
     d.untrained("zero", loras[0])
     d.untrained("base")
     while sum(m.role != "organism" for m in d.members) < len(organisms):
-        d.harmless(d.rng.choice(loras).recipe, organisms[0].plant.manner.grammar if organisms[0].plant else "common")
+        d.harmless(d.rng.choice(organisms).recipe, organisms[0].plant.manner.grammar if organisms[0].plant else "common")
 
 
 def _heldout(d: Dealer) -> None:
