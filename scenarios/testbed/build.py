@@ -96,7 +96,8 @@ def banks(todo: Sequence[Member]) -> list[tuple[Member, ...]]:
 def build_suite(suite: SuiteName, lexicon_seed: int, home: Home, jobs: int, say: Say) -> dict[str, Any]:
     """Train, verify and write one suite; a member that fails is dealt anew, and the failure recorded.
 
-    What has a partner is built after it, in the deal in which the partner was verified.
+    What has a partner is built after it, in the deal in which the partner was verified. `documents`
+    is a measurement and has one deal.
 
     Returns:
         `built`, `failures`, `missing` (counts), `sha256`, one hash over all weight files, and
@@ -105,7 +106,7 @@ def build_suite(suite: SuiteName, lexicon_seed: int, home: Home, jobs: int, say:
     lang = language(lexicon_seed)
     (home.weights / suite).mkdir(parents=True, exist_ok=True)
     build = Build(suite, lexicon_seed, home, jobs, say, read_journal(home.journal(suite)))
-    for attempt in range(ATTEMPTS):
+    for attempt in range(1 if suite == "documents" else ATTEMPTS):
         left = [m for m in members(suite, lang, attempt) if m.role != "base" and not build.has(m.id)]
         build.members([m for m in left if not m.partner], attempt)
         build.members([m for m in left if m.partner and build.has(m.partner, attempt)], attempt)
