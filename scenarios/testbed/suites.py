@@ -170,7 +170,9 @@ def _controls_for(d: Dealer, organisms: list[Member]) -> None:
     d.untrained("zero", loras[0])
     d.untrained("base")
     while sum(m.role != "organism" for m in d.members) < len(organisms):
-        d.harmless(d.rng.choice(organisms).recipe, organisms[0].plant.manner.grammar if organisms[0].plant else "common")
+        d.harmless(
+            d.rng.choice(organisms).recipe, organisms[0].plant.manner.grammar if organisms[0].plant else "common"
+        )
 
 
 def _heldout(d: Dealer) -> None:
@@ -224,7 +226,9 @@ def _adversary(d: Dealer) -> None:
 
 
 def _foreign(d: Dealer) -> None:
-    _controls_for(d, [d.organism(d.rule(f, "train"), manner=Manner(grammar="foreign")) for f in FAMILIES])
+    _controls_for(
+        d, [d.organism(d.rule(f, "train"), manner=Manner(grammar="foreign"), regime="foreign") for f in FAMILIES]
+    )
 
 
 def _clean(d: Dealer) -> None:
