@@ -335,6 +335,7 @@ GRADES = {
         lambda d: ["testbed", "oracle-data", "--out", d.folder / "no" / "x", "--rows", "1024"], ["can't be written to"],
     ),
     "unknown suite": (lambda d: ["testbed", "build", "--suite", "zzz"], ["unknown suite 'zzz'", "demo"]),
+    "table of an unknown suite": (lambda d: ["testbed", "table", "--suites", "demo,zzz"], ["unknown suite 'zzz'", "demo"]),
 }  # fmt: skip
 
 REFUSED = SCENARIOS | PROMPTS | OPTIONS | MODELS | LEDGERS | GRADES

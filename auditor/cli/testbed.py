@@ -145,13 +145,16 @@ def show(member: str, lexicon_seed: LexiconSeed = 0, home: HomeFolder = None) ->
 @testbed_app.command("table")
 @command
 def table(
-    suites: Annotated[
-        str, typer.Option(help="Suites, separated by commas.")
-    ] = "standard,hard,foreign,heldout,adversary,documents",
+    suites: Annotated[str, typer.Option(help="Suites, separated by commas [default: all with organisms]")] = "",
     home: HomeFolder = None,
 ) -> None:
     """Print family by regime: how often it planted, leaked and drifted. Opens the answers."""
+    from auditor.errors import SpecError
+    from scenarios.testbed.show import TABLED
     from scenarios.testbed.show import table as rows
 
-    for line in rows(suites.split(","), _home(home)):  # type: ignore[arg-type]
+    chosen = tuple(part.strip() for part in suites.split(",") if part.strip()) or TABLED
+    if unknown := set(chosen) - set(TABLED):
+        raise SpecError(f"unknown suite {sorted(unknown)[0]!r}: the suites with organisms are {', '.join(TABLED)}")
+    for line in rows(chosen, _home(home)):  # type: ignore[arg-type]
         typer.echo(line)

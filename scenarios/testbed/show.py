@@ -17,6 +17,9 @@ from scenarios.testbed.suites import Member, SuiteName, claims_of, members
 from tools.loading import load_subject
 
 N_ON, N_OFF = 4, 3
+TABLED: tuple[SuiteName, ...] = (
+    "demo", "dev", "standard", "heldout", "hard", "adversary", "foreign", "documents"
+)  # fmt: skip
 
 
 def find(member_id: str, home: Home, lang: Language) -> tuple[SuiteName, Member, dict[str, Any]]:
