@@ -94,7 +94,8 @@ def excesses(
     """Return what the subject says in excess of the base, best explained first.
 
     Features are the named observables (any of their phrases) and n-grams without words of the prompt's
-    own labels, which a reply may echo; an n-gram that mostly shows where an observable or a better n-gram does is folded into that one.
+    own labels, which a reply may echo; an n-gram that mostly shows where an observable or a better
+    n-gram does is folded into that one.
 
     Args:
         subject: One reply for each prompt.
