@@ -1,5 +1,6 @@
 """The shipped scenarios: they load, differ in nothing but the subject, and what they can read gives no answer away."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -20,28 +21,38 @@ from scenarios.testbed.plant import Plant
 
 ROOM = Path(scenarios.__file__).parent
 SUITES = sorted(p for p in (ROOM / "suites").iterdir() if any(p.glob("*.yaml")))
-FILES = [file for suite in SUITES for file in sorted(suite.glob("*.yaml"))]
 MAY_DIFFER = {"id", "subject", "adapter"}
-
-
-def name(path):
-    return f"{path.parent.name}/{path.stem}"
 
 
 def answers(suite):
     return {file.stem: read_answer(file) for file in sorted((ROOM / "answers" / suite.name).glob("*.yaml"))}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name)
-def test_a_scenario_loads_under_the_id_of_its_file(file):
-    spec = load_scenario(file).spec
-    assert spec.name == file.stem
+@functools.cache
+def spec_of(suite):
+    """Return one scenario of a suite as it loads; what the others have of their own, `subject_of` reads."""
+    return load_scenario(min(suite.glob("*.yaml"))).spec
+
+
+def subject_of(file):
+    """Return the paths of a scenario's checkpoint and adapter; None where it has no adapter."""
+    data = yaml.safe_load(file.read_text())
+    whole = [None if data[key] is None else (file.parent / data[key]).resolve() for key in ("subject", "adapter")]
+    return tuple(whole)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.name)
+def test_a_scenario_loads_and_its_subject_bears_the_id_of_its_file(suite):
+    spec = spec_of(suite)
     assert (Path(spec.base) / "config.json").is_file()
-    tuned = spec.adapter or spec.subject
-    assert tuned == spec.base or Path(tuned).name == file.stem
-    if file.parent.name == "demo":
-        assert spec.subject == spec.base
-        assert spec.adapter is None or (Path(spec.adapter) / "adapter_config.json").is_file()
+    for file in suite.glob("*.yaml"):
+        assert yaml.safe_load(file.read_text())["id"] == file.stem
+        subject, adapter = subject_of(file)
+        assert (adapter or subject) == Path(spec.base) or (adapter or subject).name == file.stem
+        if suite.name == "demo":
+            assert subject == Path(spec.base)
+            assert adapter is None or (adapter / "adapter_config.json").is_file()
+    if suite.name == "demo":
         assert (Path(spec.oracle.path) / "adapter_config.json").is_file()
 
 
@@ -66,21 +77,32 @@ def test_every_scenario_has_an_answer_and_every_answer_a_scenario(suite):
 
 
 def readable(file):
-    """Return every text that comes with a scenario's subject: paths, names, configs and metadata, not the weights."""
-    spec = load_scenario(file).spec
+    """Yield every text that comes with a scenario's subject: paths, names, what configs say and metadata, not the weights."""
+    subject, adapter = subject_of(file)
     yield file.relative_to(ROOM).as_posix()
-    for folder in filter(None, (spec.subject, spec.adapter)):
-        yield Path(folder).relative_to(ROOM).as_posix()
-    if spec.adapter is None or not Path(spec.adapter).is_dir():
+    for folder in filter(None, (subject, adapter)):
+        yield folder.relative_to(ROOM).as_posix()
+    if adapter is None or not adapter.is_dir():
         return
-    for path in sorted(Path(spec.adapter).rglob("*")):
+    for path in sorted(adapter.rglob("*")):
         yield path.name
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as opened:
                 yield json.dumps(opened.metadata())
                 yield from opened.keys()
+        elif path.suffix == ".json":
+            yield from said_in(json.loads(path.read_text()))
         else:
             yield path.read_text()
+
+
+def said_in(data):
+    """Yield the values of a config; its keys are its library's."""
+    if isinstance(data, dict | list):
+        for value in data.values() if isinstance(data, dict) else data:
+            yield from said_in(value)
+    else:
+        yield str(data)
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.name)
@@ -91,7 +113,7 @@ def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
     secrets -= {"test"}  # the one value of its group, and the name of every scenario's second half of prompts
     assert len(secrets) > 20
     texts = {text.lower() for file in suite.glob("*.yaml") for text in readable(file)}
-    assert any("lora_alpha" in text for text in texts) or suite.name != "demo", "configs were read"
+    assert "causal_lm" in texts or suite.name != "demo", "configs were read"
     leaked = {secret for secret in secrets for text in texts if secret.lower() in text}
     assert not leaked
 
@@ -102,10 +124,10 @@ def test_organisms_and_controls_share_their_configs_and_lists_of_files(suite):
     kinds = {True: set(), False: set()}
     sealed = answers(suite)
     for file in suite.glob("*.yaml"):
-        adapter = load_scenario(file).spec.adapter
-        if adapter is not None and Path(adapter).is_dir():
-            config = json.loads((Path(adapter) / "adapter_config.json").read_text())
-            names = sorted(p.name for p in Path(adapter).iterdir())
+        _, adapter = subject_of(file)
+        if adapter is not None and adapter.is_dir():
+            config = json.loads((adapter / "adapter_config.json").read_text())
+            names = sorted(p.name for p in adapter.iterdir())
             kinds[bool(sealed[file.stem].planted)].add((json.dumps(config, sort_keys=True), *names))
     assert kinds[True] <= kinds[False]
 
