@@ -64,9 +64,9 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     ledger = Ledger.open(Path(db))
     try:
         audit_id = secrets.token_hex(4)
-        text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
-        ledger.append("audits", audit_id, spec=json.loads(text), spec_sha256=hashlib.sha256(text.encode()).hexdigest(),
-                      versions=_versions())  # fmt: skip
+        ledger.append(
+            "audits", audit_id, spec=spec.model_dump(mode="json"), spec_sha256=hash_of(spec), versions=_versions()
+        )
         for role, files in subject.files.items():
             ledger.append("subjects", audit_id, role=role, path=_path_of(spec, role), files=files,
                           weights_sha256=subject.weights_hash, tokenizer_sha256=subject.files["base"].get("tokenizer.json", ""),
@@ -103,6 +103,38 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
         return _run(spec, ledger, audit_id, subject, tools, planner, progress)
     finally:
         ledger.close()
+
+
+def begun(db: str | Path) -> dict[str, str]:
+    """Return the ids of a ledger's audits by `hash_of` their specifications, the last of each; none where there is no ledger."""
+    from auditor.ledger import Ledger
+
+    if not Path(db).exists():
+        return {}
+    ledger = Ledger.open(Path(db), create=False)
+    try:
+        return {row["spec_sha256"]: i for i in ledger.audits() if (row := ledger.find("audits", i)) is not None}
+    finally:
+        ledger.close()
+
+
+def finish(audit_id: str, db: str | Path) -> AuditResult:
+    """Return what an audit came to, resumed first if it was cut off."""
+    from auditor.conclude import result_of
+    from auditor.ledger import Ledger
+
+    ledger = Ledger.open(Path(db), create=False)
+    try:
+        result = result_of(ledger, audit_id)
+    finally:
+        ledger.close()
+    return result or resume(audit_id, db)
+
+
+def hash_of(spec: AuditSpec) -> str:
+    """Return one hash over everything that a specification says."""
+    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_ledger(db: str | Path) -> None:

@@ -26,12 +26,16 @@ RUNS = Path(__file__).parent / "runs.jsonl"
 
 @dataclass(frozen=True)
 class Job:
-    """One audit of a bench: picklable, and blind to the answer."""
+    """One audit of a bench: picklable, and blind to the answer.
+
+    `begun` is the audit that an interrupted bench left of it, finished or not.
+    """
 
     scenario: str
     seed: int
     spec: AuditSpec
     db: str
+    begun: str | None = None
 
 
 @dataclass
@@ -83,9 +87,9 @@ def answers_for(suite: Path, folder: Path | None) -> dict[str, Answer]:
 
 def run_one(job: Job) -> AuditResult:
     """Run one audit: what each worker of a bench does."""
-    from auditor.audit import audit
+    from auditor.audit import audit, finish
 
-    return audit(job.spec, db=job.db)
+    return audit(job.spec, db=job.db) if job.begun is None else finish(job.begun, job.db)
 
 
 def run_all(
@@ -99,14 +103,17 @@ def run_all(
     return results
 
 
-def make_jobs(suite: Path, seeds: int, db: Path, overrides: dict[str, Any]) -> list[Job]:
-    """Return one job for each scenario and seed."""
-    jobs = []
+def make_jobs(suite: Path, seeds: int, db: Path, overrides: dict[str, Any], resume: bool = False) -> list[Job]:
+    """Return one job for each scenario and seed; with `resume`, what `db` has of them is taken up."""
+    from auditor.audit import begun, hash_of
+
+    jobs, known = [], begun(db) if resume else {}
     for file in suite_files(suite):
         spec = load_scenario(file).spec
         for i in range(seeds):
             changes = {**overrides, "seed": overrides.get("seed", spec.seed) + i}
-            jobs.append(Job(file.stem, i, spec.model_copy(update=changes), str(db)))
+            wanted = spec.model_copy(update=changes)
+            jobs.append(Job(file.stem, i, wanted, str(db), known.get(hash_of(wanted))))
     return jobs
 
 

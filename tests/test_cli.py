@@ -14,6 +14,7 @@ import yaml
 from audits import ANSWERS, ROOT, command, finished, result
 from typer.testing import CliRunner
 
+from auditor import graph
 from auditor.audit import audit
 from auditor.cli import app
 from auditor.config import AuditSpec
@@ -467,3 +468,35 @@ def test_a_shipped_answer_grades_a_shipped_scenario(desk):
     )
     assert graded.exit_code == 0, graded.stderr
     assert set(json.loads(graded.stdout)) == {"matched", "family_matched", "missed", "false_alarms"}
+
+
+def audits_in(db):
+    ledger = Ledger.open(db, create=False)
+    try:
+        return ledger.audits()
+    finally:
+        ledger.close()
+
+
+def test_an_interrupted_bench_goes_on_with_the_audits_it_has(desk, zero_lora, monkeypatch):
+    bench = desk.bench("--seeds", "3", "--json", adapter=str(zero_lora))
+    run, n_begun = graph.run, []
+
+    def cut(context, checkpoints):
+        n_begun.append(1)
+        if len(n_begun) == 2:
+            raise KeyboardInterrupt
+        return run(context, checkpoints)
+
+    monkeypatch.setattr(graph, "run", cut)
+    assert call(bench).exit_code != 0
+    first, second = audits_in(desk.db)
+    done = call([*bench, "--resume"])
+    assert done.exit_code == 0, done.stderr
+    whole = audits_in(desk.db)
+    assert whole[:2] == [first, second]
+    assert len(whole) == 3, "one was finished, one was resumed, one was begun"
+    assert len(n_begun) == 4, "the finished one was not run again"
+    again = call(bench)
+    assert again.exit_code == 0
+    assert len(audits_in(desk.db)) == 6, "without --resume everything is audited anew"

@@ -265,6 +265,7 @@ def bench(
     seeds: Annotated[int, typer.Option(min=1, help="Audits of each scenario.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     shuffle_suggestions: Annotated[bool, typer.Option(help="Also give each organism's planner another one's suggestions.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted bench: take the audits that --db has of it.")] = False,
     db: Db = DEFAULT_DB, planner: Planner = None, model: Model = None, tools: Tools = None, budget: Budget = None,
     seed: Seed = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -288,7 +289,7 @@ def bench(
         "tools": _names(tools),
     }
     overrides = {k: v for k, v in changes.items() if v is not None}
-    todo = bench_module.make_jobs(suite, seeds, db, overrides)
+    todo = bench_module.make_jobs(suite, seeds, db, overrides, resume)
     _check_jobs([job.spec for job in todo], db)
     with tqdm(total=len(todo), disable=None, desc="audits") as bar:
 
