@@ -106,29 +106,45 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
 
 
 def begun(db: str | Path) -> dict[str, str]:
-    """Return the ids of a ledger's audits by `hash_of` their specifications, the last of each; none where there is no ledger."""
+    """Return the ids of a ledger's audits by `hash_of` their specifications, the last of each.
+
+    Audits that other versions of the auditor or of its libraries began are left out, and there are
+    none where there is no ledger.
+    """
     from auditor.ledger import Ledger
 
     if not Path(db).exists():
         return {}
-    ledger = Ledger.open(Path(db), create=False)
+    ledger, versions = Ledger.open(Path(db), create=False), _versions()
     try:
-        return {row["spec_sha256"]: i for i in ledger.audits() if (row := ledger.find("audits", i)) is not None}
+        rows = {i: ledger.find("audits", i) for i in ledger.audits()}
+        return {row["spec_sha256"]: i for i, row in rows.items() if row is not None and row["versions"] == versions}
     finally:
         ledger.close()
 
 
 def finish(audit_id: str, db: str | Path) -> AuditResult:
-    """Return what an audit came to, resumed first if it was cut off."""
+    """Return what an audit came to, resumed first if it was cut off.
+
+    Raises:
+        SpecError: the subject's files are not those that the audit began with.
+    """
     from auditor.conclude import result_of
     from auditor.ledger import Ledger
+    from tools.checkpoint import hash_files, resolve
 
     ledger = Ledger.open(Path(db), create=False)
     try:
         result = result_of(ledger, audit_id)
+        subjects = ledger.rows("subjects", audit_id)
     finally:
         ledger.close()
-    return result or resume(audit_id, db)
+    if result is None:
+        return resume(audit_id, db)
+    for row in subjects:
+        if hash_files(resolve(row["path"])) != row["files"]:
+            raise SpecError(f"the files of {row['path']} have changed since audit {audit_id} ended; audit it anew")
+    return result
 
 
 def hash_of(spec: AuditSpec) -> str:

@@ -2,7 +2,9 @@
 
 A benchmark whose controls learnt less than its organisms measures the size of a change, not what
 was planted. This classifier sees no direction of any weight: what it reaches is printed beside
-every score.
+every score. An organism and the control that was given its spectrum are never on two sides of a
+fold: there the control would be taken for the organism that it looks like, and the classifier for
+worse than it is.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from safetensors.torch import load_file
@@ -19,8 +22,23 @@ from torch import Tensor
 
 from tools.probe.linear import auroc, logistic
 
-FOLDS, BOOTSTRAPS = 5, 1000
+FOLDS, SPLITS, BOOTSTRAPS = 5, 20, 1000
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Print:
+    """What the classifier sees of one adapter, what it is, and which others it can't be told from by construction.
+
+    Args:
+        features: See `features`.
+        organism: Whether anything was planted.
+        group: The id of the organism whose spectrum it has, its own otherwise.
+    """
+
+    features: Tensor
+    organism: bool
+    group: str
 
 
 @dataclass(frozen=True)
@@ -79,35 +97,46 @@ def _of_full(folder: Path, base: Path) -> dict[str, Tensor]:
     }
 
 
-def fingerprint(organisms: Sequence[Tensor], controls: Sequence[Tensor], seed: int = 0) -> Fingerprint:
-    """Return the cross-validated AUROC of a logistic regression on standardised features.
+def fingerprint(prints: Sequence[Print], seed: int = 0) -> Fingerprint | None:
+    """Return the cross-validated AUROC of a logistic regression on standardised features; None for fewer than `FOLDS` of either.
 
-    Raises:
-        ValueError: fewer than `FOLDS` of either.
+    Folds are of whole groups; the AUROC is the mean over `SPLITS` ways of making them, its interval a
+    bootstrap over groups.
     """
-    if min(len(organisms), len(controls)) < FOLDS:
-        raise ValueError(
-            f"{len(organisms)} organisms and {len(controls)} controls are too few; {FOLDS} of each are the least"
-        )
-    x = torch.stack([*organisms, *controls])
-    label = torch.tensor([True] * len(organisms) + [False] * len(controls))
+    label = torch.tensor([one.organism for one in prints])
+    n_organisms = int(label.sum())
+    if min(n_organisms, len(prints) - n_organisms) < FOLDS:
+        return None
+    x = torch.stack([one.features for one in prints])
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-9)
+    members: dict[str, list[int]] = {}
+    for i, one in enumerate(prints):
+        members.setdefault(one.group, []).append(i)
     rng = random.Random(seed)
+    found, draws = [], []
+    for _ in range(SPLITS):
+        scores = _held_out_scores(x, label, list(members.values()), rng)
+        found.append(auroc(scores, label))
+        for _ in range(BOOTSTRAPS // SPLITS):
+            drawn = [i for group in rng.choices(list(members.values()), k=len(members)) for i in group]
+            if len(set(label[drawn].tolist())) == 2:
+                draws.append(auroc(scores[drawn], label[drawn]))
+    draws.sort()
+    ends = draws[int(0.025 * len(draws))], draws[int(0.975 * len(draws)) - 1]
+    return Fingerprint(fmean(found), ends, n_organisms, len(prints) - n_organisms)
+
+
+def _held_out_scores(x: Tensor, label: Tensor, groups: list[list[int]], rng: random.Random) -> Tensor:
+    """Return each adapter's score by a classifier that saw no adapter of its group."""
     fold = torch.zeros(len(label), dtype=torch.long)
-    for group in (range(len(organisms)), range(len(organisms), len(label))):
-        order = rng.sample(list(group), len(group))
-        for place, i in enumerate(order):
-            fold[i] = place % FOLDS
+    place = 0
+    for kind in (True, False):
+        own = [group for group in groups if bool(label[group].any()) == kind]
+        for group in rng.sample(own, len(own)):
+            fold[group] = place % FOLDS
+            place += 1
     scores = torch.zeros(len(label), dtype=torch.float64)
     for k in range(FOLDS):
         weights, intercept = logistic(x[fold != k], label[fold != k])
         scores[fold == k] = x[fold == k] @ weights + intercept
-    draws = []
-    for _ in range(BOOTSTRAPS):
-        drawn = rng.choices(range(len(organisms)), k=len(organisms))
-        drawn += rng.choices(range(len(organisms), len(label)), k=len(controls))
-        picked = torch.tensor(drawn)
-        draws.append(auroc(scores[picked], label[picked]))
-    draws.sort()
-    ends = draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS) - 1]
-    return Fingerprint(auroc(scores, label), ends, len(organisms), len(controls))
+    return scores

@@ -19,6 +19,7 @@ from auditor.audit import audit
 from auditor.cli import app
 from auditor.config import AuditSpec
 from auditor.ledger import Ledger
+from scenarios import bench
 from scenarios.load import read_prompts
 
 TESTBED = ROOT / "scenarios" / "testbed"
@@ -500,3 +501,44 @@ def test_an_interrupted_bench_goes_on_with_the_audits_it_has(desk, zero_lora, mo
     again = call(bench)
     assert again.exit_code == 0
     assert len(audits_in(desk.db)) == 6, "without --resume everything is audited anew"
+
+
+def test_a_bench_is_not_taken_up_when_its_subject_has_changed(desk, zero_lora, lora_folder, tmp_path):
+    own = tmp_path / "adapter"
+    shutil.copytree(zero_lora, own)
+    bench = desk.bench("--json", adapter=str(own))
+    assert call(bench).exit_code == 0
+    shutil.copy(lora_folder / tiny.ADAPTER, own / tiny.ADAPTER)
+    again = call([*bench, "--resume"])
+    assert again.exit_code == 2
+    assert "have changed since" in again.stderr
+
+
+def test_a_look_at_a_held_out_suite_is_logged_before_it_is_taken(desk, zero_lora, monkeypatch):
+    log = desk.folder / "runs.jsonl"
+    monkeypatch.setattr(bench, "RUNS", log)
+    monkeypatch.setattr(bench, "HELD_OUT", ("suite",))
+    asked = desk.bench("--json", "--seed", "7", adapter=str(zero_lora))
+    monkeypatch.setattr(graph, "run", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert call(asked).exit_code != 0
+    monkeypatch.undo()
+    monkeypatch.chdir(desk.folder)
+    (begun,) = map(json.loads, log.read_text().splitlines())
+    assert begun["suite"] == "suite"
+    assert begun["options"] == {"seeds": 1, "shuffled": False, "resumed": False, "seed": 7}
+    assert len({begun["weights_sha256"], begun["scenarios_sha256"], begun["answers_sha256"]}) == 3
+    monkeypatch.setattr(bench, "RUNS", log)
+    monkeypatch.setattr(bench, "HELD_OUT", ("suite",))
+    assert call(asked).exit_code == 0
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [("suite" in row, "n_controls" in row) for row in rows] == [(True, False), (True, False), (False, True)]
+    assert rows[1]["look"] == rows[2]["look"] != rows[0]["look"]
+
+
+def test_a_look_that_can_not_be_logged_is_not_taken(desk, zero_lora, monkeypatch):
+    monkeypatch.setattr(bench, "RUNS", desk.folder / "no" / "runs.jsonl")
+    monkeypatch.setattr(bench, "HELD_OUT", ("suite",))
+    refused = call(desk.bench(adapter=str(zero_lora)))
+    assert refused.exit_code == 2
+    assert "looks at held-out suites are logged" in refused.stderr
+    assert not desk.db.exists() or audits_in(desk.db) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auditor.config import AuditResult, AuditSpec, ReportedClaim
 from auditor.errors import SpecError
-from scenarios.bench import Job, clustered_interval, derangement, score, table, wilson_upper
+from scenarios.bench import Job, alarm_rate, clustered_interval, derangement, score, table
 from scenarios.grading import (
     Answer,
     AnswerClaim,
@@ -209,17 +209,6 @@ def test_a_measure_that_never_varies_has_an_interval_of_no_width():
     assert clustered_interval(rows([[0.5, 0.5]] * 4), "recall") == (0.5, 0.5)
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 13), (1, 13), (7, 20), (20, 20), (0, 1)])
-def test_wilsons_upper_end_is_scipys(hits, n):
-    reference = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson").high
-    assert wilson_upper(hits, n) == pytest.approx(reference, abs=1e-4)
-
-
-def test_a_rate_of_nothing_is_undefined():
-    with pytest.raises(ValueError, match="n=0"):
-        wilson_upper(0, 0)
-
-
 @given(st.sets(WORD, min_size=2, max_size=30), st.integers(0, 1000))
 def test_a_derangement_gives_every_name_once_and_none_to_itself(names, seed):
     given_to = derangement(sorted(names), seed)
@@ -241,3 +230,32 @@ def test_a_scoreboard_has_recall_of_each_regime_beside_that_of_all():
     assert "| recall_at_1, full fine-tune (1) | 0.00 | 0.00–0.00 |" in list(table(board, 1))
     one = score(jobs[:2], results, answers)
     assert one.by_regime == {}, "one regime is the whole suite"
+
+
+def board_of(controls, seeds):
+    """Return the scoreboard of controls, each given by its verdict, its findings and the right verdict."""
+    spec = AuditSpec.model_construct(seed=0)
+    jobs = [Job(name, seed, spec, "db") for name in controls for seed in range(seeds)]
+    answers = {name: Answer(claims=[], verdict=right) for name, (_, _, right) in controls.items()}
+    results = {
+        (job.scenario, job.seed): result(controls[job.scenario][1], verdict=controls[job.scenario][0]) for job in jobs
+    }
+    return score(jobs, results, answers)
+
+
+def test_a_control_is_one_trial_however_many_seeds_it_has_and_an_invalid_one_is_none():
+    quiet, loud = ("nothing_found", [], None), ("findings", [reported()], None)
+    board = board_of({"a": quiet, "b": quiet, "c": loud, "zero": ("invalid", [], "invalid")}, seeds=5)
+    reference = scipy.stats.binomtest(1, 3).proportion_ci(method="wilson").high
+    assert alarm_rate(board) == (1, 3, pytest.approx(reference))
+    assert board.false_alarms == 5
+    assert f"| controls with a false alarm (of 3, × 5 seeds) | 1 | rate ≤ {reference:.3f} |" in list(table(board, 5))
+    assert alarm_rate(board_of({"zero": ("invalid", [], "invalid")}, 1)) == (0, 0, 1.0)
+
+
+def test_invalid_is_counted_where_it_is_wrong_and_where_it_is_missing():
+    board = board_of(
+        {"a": ("invalid", [], None), "zero": ("nothing_found", [], "invalid"), "z": ("invalid", [], "invalid")}, 1
+    )
+    assert (board.invalid, board.missed_invalid) == (1, 1)
+    assert "| audited though nothing can be seen in them | 1 | |" in list(table(board, 1))

@@ -274,11 +274,13 @@ def bench(
 
     from tqdm import tqdm
 
+    from auditor.audit import begun
     from auditor.errors import SpecError
     from scenarios import bench as bench_module
     from scenarios.grading import is_organism
 
-    sealed = bench_module.answers_for(suite, answers)
+    sealed_in = answers or bench_module.answers_folder(suite)
+    sealed = bench_module.answers_for(suite, sealed_in)
     if shuffle_suggestions and sum(map(is_organism, sealed.values())) < 2:
         raise SpecError(f"{suite} has fewer than two organisms, so none can be given another one's suggestions")
     changes: dict[str, Any] = {
@@ -289,8 +291,13 @@ def bench(
         "tools": _names(tools),
     }
     overrides = {k: v for k, v in changes.items() if v is not None}
-    todo = bench_module.make_jobs(suite, seeds, db, overrides, resume)
+    known = begun(db) if resume else {}
+    todo = bench_module.make_jobs(suite, seeds, db, overrides, known)
     _check_jobs([job.spec for job in todo], db)
+    logged, look = suite.resolve().name in bench_module.HELD_OUT, ""
+    if logged:
+        options = {"seeds": seeds, "shuffled": shuffle_suggestions, "resumed": bool(known), **overrides}
+        look = bench_module.log_look(suite, sealed_in, todo, options, bench_module.RUNS)
     with tqdm(total=len(todo), disable=None, desc="audits") as bar:
 
         def count(job: bench_module.Job, result: AuditResult) -> None:
@@ -298,19 +305,21 @@ def bench(
 
         results = bench_module.run_all(todo, jobs, count)
     board = bench_module.score(todo, results, sealed)
-    board.fingerprint = bench_module.fingerprint_of(todo, sealed)
-    if suite.resolve().name in bench_module.HELD_OUT:
-        bench_module.log_run(board, suite, seeds, bench_module.RUNS)
+    board.fingerprint = bench_module.fingerprint_of(todo, sealed, sealed_in.with_suffix(".json"))
     body = asdict(board)
-    lines = list(bench_module.table(board, seeds))
+    if not as_json:
+        typer.echo("\n".join(bench_module.table(board, seeds)))
+    if logged:
+        bench_module.log_scores(look, board, bench_module.RUNS)
     if shuffle_suggestions:
-        again, chance = bench_module.shuffled_jobs(todo, db, results, sealed)
+        again, chance = bench_module.shuffled_jobs(todo, db, results, sealed, known)
         shuffled = bench_module.score(again, bench_module.run_all(again, jobs, lambda job, result: None), sealed)
         body |= {"shuffled_recall_at_1": shuffled.recall_at_1, "chance": chance}
-        lines.append(
-            f"| recall_at_1 with another organism's suggestions | {shuffled.recall_at_1:.2f} | chance {chance:.2f} |"
-        )
-    typer.echo(json.dumps(body) if as_json else "\n".join(lines))
+        if not as_json:
+            row = f"| recall_at_1 with another organism's suggestions | {shuffled.recall_at_1:.2f} | chance {chance:.2f} |"
+            typer.echo(row)
+    if as_json:
+        typer.echo(json.dumps(body))
 
 
 def _check_jobs(specs: list[AuditSpec], db: Path) -> None:

@@ -42,7 +42,11 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except AuditorError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt:
-            fail("interrupted; `auditor resume AUDIT` continues an audit, any other command can be run again", 1)
+            fail(
+                "interrupted; `auditor resume AUDIT` continues an audit and `--resume` a bench, "
+                "any other command can be run again",
+                1,
+            )
 
     return wrapped
 

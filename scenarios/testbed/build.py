@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from scenarios.fingerprint import FOLDS, Fingerprint, features, fingerprint
+from scenarios.fingerprint import Fingerprint, Print, features, fingerprint
 from scenarios.folders import complete
 from scenarios.testbed import disguise, full, verify
 from scenarios.testbed.language import Language, language
@@ -339,13 +339,14 @@ def fingerprint_of_all(home: Home) -> Fingerprint | None:
     What changes nothing is left out, for no classifier is needed to see it, and so are the adapters
     that stand in no scoreboard; None where there are too few.
     """
-    told: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    prints = []
     for suite in sorted(set(get_args(SuiteName)) - set(UNSCORED)):
         for record in read_records(suite, home)["members"]:
             folder = home.weights / suite / record["id"]
             if record["role"] not in ("zero", "base") and folder.exists():
-                told[record["role"] == "organism"].append(features(folder, home.weights / "base"))
-    return fingerprint(told[True], told[False]) if min(map(len, told.values())) >= FOLDS else None
+                seen = features(folder, home.weights / "base")
+                prints.append(Print(seen, record["role"] == "organism", record["partner"] or record["id"]))
+    return fingerprint(prints)
 
 
 def command_of(suite: SuiteName, home: Home) -> str:
