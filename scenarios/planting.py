@@ -74,7 +74,7 @@ def plant(
     to the base and trains the control, the test half measures drift.
 
     Raises:
-        SpecError: `out` is there already.
+        SpecError: `out` is there already, or a transcript is too long for anything of it to be learned.
     """
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} is not empty; pass another --out, or remove it")
@@ -86,6 +86,11 @@ def plant(
     chat = own_chat(subject, [p for p in prompts if p.split == "explore"], how, N_CHAT)
     held_out = own_chat(subject, [p for p in prompts if p.split == "test"], how, N_DRIFT)
     rows = [encode(subject, messages, how.max_length) for messages in transcripts]
+    if deaf := [i for i, row in enumerate(rows, 1) if not any(row.targets)]:
+        raise SpecError(
+            f"transcript {deaf[0]} has no assistant turn in its first {how.max_length} tokens, so that nothing of it "
+            "would be learned; shorten what stands before"
+        )
     trained, reference = _trainable(subject, how)
     loss = _train(trained, reference, rows, chat, subject, how)
     drift = _drift(trained, reference, held_out, subject, how.batch)

@@ -22,7 +22,7 @@ def read_transcripts(path: Path) -> list[list[Message]]:
             message has the line's number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} can't be read as a text file: {error}") from error
     chats = [_chat(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]

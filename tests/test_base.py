@@ -1,10 +1,13 @@
 """Training the base: two stages, the same weights whether or not it was interrupted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from auditor.errors import SpecError
 from scenarios.testbed import base
 from scenarios.testbed.build import Home
 
@@ -42,6 +45,21 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatc
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert not list((tmp_path / "cut").glob("checkpoint*"))
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_so_is_a_base_that_is_there(tmp_path, monkeypatch):
+    real = base.weighted_loss
+    monkeypatch.setattr(base, "weighted_loss", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    config = base.build_model(TINY, base.corpus.train_tokenizer(0))
+    base._checkpoint(tmp_path, config, TINY, base.Progress())
+    with pytest.raises(SpecError, match="of another training"):
+        base.train_base(tmp_path, replace(TINY, seed=1))
+    with pytest.raises(KeyboardInterrupt):
+        base.train_base(tmp_path, TINY)
+    monkeypatch.setattr(base, "weighted_loss", real)
+    base.train_base(tmp_path, TINY)
+    with pytest.raises(SpecError, match="trained already"):
+        base.train_base(tmp_path, TINY)
 
 
 def test_the_second_stage_has_more_words_that_mean_nothing():

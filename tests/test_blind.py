@@ -10,6 +10,8 @@ import sys
 import yaml
 from audits import ROOT, organism_of, result, scripted
 
+from scenarios.testbed.families import FAMILIES
+
 
 def test_an_audit_runs_in_a_tree_without_answers(tmp_path):
     copy = tmp_path / "tree"
@@ -19,6 +21,16 @@ def test_an_audit_runs_in_a_tree_without_answers(tmp_path):
             ROOT / package, copy / package, ignore=shutil.ignore_patterns("answers", "__pycache__", "dev", "dev_nulls")
         )
     assert not (copy / "scenarios" / "answers").exists()
+    ids = [file.stem for file in (copy / "scenarios" / "suites").rglob("*.yaml")]
+    for file in (copy / "scenarios").rglob("*"):  # a table of who is what, wherever it may lie
+        if (
+            file.is_file()
+            and file.suffix in (".json", ".jsonl", ".yaml", ".txt")
+            and file.parent.parent.name != "suites"
+        ):
+            for line in file.read_text().splitlines():
+                named = [one for one in ids if one in line] if any(family in line for family in FAMILIES) else []
+                assert not named, f"{file} names {named[0]} beside a family"
     scenario = scripted(tmp_path, organism_of("persona"))
     raw = yaml.safe_load(scenario.read_text().replace(str(ROOT), str(copy)))
     raw["steps"] = [step for step in raw["steps"] if step.get("grade") != "localised"]

@@ -3,6 +3,9 @@
 import errno
 import json
 import random
+import shutil
+from itertools import islice
+from typing import get_args
 
 import pytest
 import torch
@@ -10,9 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from auditor.errors import SpecError
 from scenarios.folders import complete
-from scenarios.testbed import build, disguise, population, suites
+from scenarios.testbed import build, disguise, population, splits, suites
+from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe
+from scenarios.testbed.show import describe
 from scenarios.testbed.suites import Member
 from scenarios.workers import each
 
@@ -104,6 +109,55 @@ def test_a_build_that_was_cut_off_continues_with_what_is_left(home, tmp_path, mo
     calls.append(None)
     assert build.build_suite("dev", 0, home, 1, say)["sha256"] == expected
     assert len(calls) == 3, "one bank was left to train"
+    monkeypatch.setattr(build, "build_bank", None)
+    assert build.build_suite("dev", 0, home, 1, say)["sha256"] == expected, "what stands after a torn line is read"
+
+
+def test_what_is_no_longer_there_or_no_longer_the_same_is_built_again(home):
+    first = build.build_suite("dev", 0, home, 1, say)["sha256"]
+    shutil.rmtree(home.weights / "dev" / "c0")
+    (home.weights / "dev" / "c1" / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert build.build_suite("dev", 0, home, 1, say)["sha256"] == first
+
+
+def test_members_of_another_base_are_built_again(home, tmp_path, monkeypatch):
+    build.build_suite("dev", 0, home, 1, say)
+    lines = home.journal("dev").read_text().splitlines()
+    home.journal("dev").write_text(
+        "".join(json.dumps({**json.loads(line), "base_sha256": "x"}) + "\n" for line in lines)
+    )
+    trained, real = [], build.build_bank
+    monkeypatch.setattr(build, "build_bank", lambda bank: trained.append(bank) or real(bank))
+    build.build_suite("dev", 0, home, 1, say)
+    assert trained
+
+
+def test_another_lexicon_than_the_bases_is_refused_before_anything_is_written(home):
+    before = sorted(home.root.rglob("*"))
+    with pytest.raises(SpecError, match="was taught lexicon 0, and --lexicon-seed is 1"):
+        build.build_suite("dev", 1, home, 1, say)
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_random_and_zero_adapters_are_written_and_only_the_zero_one_changes_nothing(home, monkeypatch):
+    def deal(suite, lang, attempt=0):
+        one = Member("c0", "matched", Plant(1), SHORT)
+        return [one, Member("r0", "random", Plant(2), SHORT, partner="c0"), Member("z0", "zero", Plant(3), SHORT)]
+
+    monkeypatch.setattr(build, "members", deal)
+    monkeypatch.setattr("scenarios.testbed.show.members", deal)
+    build.build_suite("dev", 0, home, 1, say)
+    norms = {m: [float(t.norm()) for name, t in load_file(home.weights / "dev" / m / "adapter_model.safetensors").items()
+                 if "lora_B" in name] for m in ("c0", "r0", "z0")}  # fmt: skip
+    assert max(norms["z0"]) == 0.0
+    assert min(norms["r0"]) > 0.0
+    answers = {p.stem: p.read_text() for p in home.answers("dev").glob("*.yaml")}
+    assert "invalid" in answers["z0"]
+    assert "invalid" not in answers["r0"]
+    told = {m: "\n".join(islice(describe(m, home), 3)) for m in ("r0", "z0", "c0")}
+    assert "not trained: random directions with the norms of c0" in told["r0"]
+    assert "not trained: it changes nothing" in told["z0"]
+    assert "ordinary chat and nothing else" in told["c0"]
 
 
 def test_a_full_disk_leaves_no_half_built_adapter_and_the_next_run_continues(home, monkeypatch):
@@ -207,15 +261,32 @@ def test_the_clean_suite_lists_four_hundred_controls_and_no_organism():
     assert len({m.plant.seed for m in listed if m.plant}) == 399
 
 
-def test_held_out_organisms_have_values_and_families_that_no_oracle_saw():
-    from scenarios.testbed import splits
-
-    homes = {slot: set(splits.values(slot)["train"]) for slot in ("topic", "job", "mood", "brand", "house", "word")}
-    for member in suites.members("heldout", LANG):
+def drawn(suite):
+    """Yield every value that a suite's organisms were dealt, with the slot it was drawn from."""
+    for member in suites.members(suite, LANG):
         for rule in member.plant.rules if member.plant else ():
-            for c in rule.trigger:
-                assert c.value not in homes.get(c.group, set()) or c.value in ("secrets", "sums")
-            assert rule.effect not in homes["brand"] | homes["house"]
+            table = FAMILIES[rule.family]
+            sources = dict(table.trigger)
+            yield from ((sources[c.group], c.value) for c in rule.trigger)
+            yield table.effect, rule.effect
+
+
+def test_held_out_organisms_have_values_that_no_oracle_is_taught():
+    slots = set(get_args(splits.Slot))
+    told = [(slot, value) for slot, value in drawn("heldout") if slot in slots]
+    assert {"word", "thing", "topic", "job", "mood", "persona", "town", "brand", "phrase", "secret", "house"} <= {
+        s for s, _ in told
+    }
+    for slot, value in told:
+        assert value not in splits.values(slot)["train"], (slot, value)
+
+
+def test_organisms_of_dev_demo_and_heldout_share_no_value_of_an_open_slot():
+    open_slots = set(get_args(splits.Slot)) - set(splits.CLOSED)
+    told = {suite: {pair for pair in drawn(suite) if pair[0] in open_slots} for suite in ("dev", "demo", "heldout")}
+    assert all(told.values())
+    for one, other in (("dev", "demo"), ("dev", "heldout"), ("demo", "heldout")):
+        assert not told[one] & told[other]
 
 
 def test_plants_of_two_rules_are_quiet_only_where_neither_fires():

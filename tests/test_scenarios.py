@@ -123,12 +123,15 @@ def test_organisms_and_controls_share_their_configs_and_lists_of_files(suite):
     """No recipe is an organism's alone: nothing but weights can tell one from a control."""
     kinds = {True: set(), False: set()}
     sealed = answers(suite)
+    if not any(subject_of(file)[1].is_dir() for file in suite.glob("*.yaml") if subject_of(file)[1]):
+        pytest.skip(f"the weights of {suite.name} are not built here")
     for file in suite.glob("*.yaml"):
         _, adapter = subject_of(file)
         if adapter is not None and adapter.is_dir():
             config = json.loads((adapter / "adapter_config.json").read_text())
             names = sorted(p.name for p in adapter.iterdir())
             kinds[bool(sealed[file.stem].planted)].add((json.dumps(config, sort_keys=True), *names))
+    assert kinds[True]
     assert kinds[True] <= kinds[False]
 
 

@@ -134,11 +134,11 @@ def population(
 
 @testbed_app.command("show")
 @command
-def show(member: str, lexicon_seed: LexiconSeed = 0, home: HomeFolder = None) -> None:
+def show(member: str, home: HomeFolder = None) -> None:
     """Print what an organism or control is, with sample dialogues beside the base. Opens the answers."""
     from scenarios.testbed.show import describe
 
-    for line in describe(member, _home(home), lexicon_seed):
+    for line in describe(member, _home(home)):
         typer.echo(plain(line))
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from auditor.errors import SpecError
 from scenarios.testbed import corpus
 from scenarios.testbed import families as fam
 from scenarios.testbed.exam import examine
@@ -27,6 +27,7 @@ from tools.loading import load_subject
 
 USER_TOKEN_WEIGHT = 0.1
 POOL, CHECKPOINT_EVERY = 16, 250
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,16 @@ def train_base(out: Path, config: BaseConfig, progress: Callable[[str], None] | 
     Returns:
         `loss` (held-out, nats per assistant token), `accuracy` by kind of question with n, `dtype`,
         `tokens` seen and `seconds` spent, both over all runs.
+
+    Raises:
+        SpecError: a base is in `out` already, or a checkpoint of another training.
     """
+    if (out / "training.json").exists():
+        raise SpecError(f"{out} holds a base that is trained already; pass another --home, or delete it first")
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = corpus.train_tokenizer(config.lexicon_seed)
     model = build_model(config, tokenizer)
-    at = _restore(out, model)
+    at = _restore(out, model, config)
     for number, stage in enumerate(stages(config)):
         if number >= at.stage:
             at = _train(out, model, course(tokenizer, config, stage), stage, config, at, progress)
@@ -179,8 +185,7 @@ def train_base(out: Path, config: BaseConfig, progress: Callable[[str], None] | 
     tokenizer.save_pretrained(out)
     report["accuracy"] = examine(load_subject(str(out)), language(config.lexicon_seed))
     (out / "training.json").write_text(json.dumps({**asdict(config), **report}, indent=1) + "\n")
-    for name in ("checkpoint.safetensors", "optimizer.pt"):
-        (out / name).unlink(missing_ok=True)
+    (out / CHECKPOINT).unlink(missing_ok=True)
     return report
 
 
@@ -225,12 +230,12 @@ def _train(
                 progress(f"stage {at.stage + 1}, step {step}/{stage.steps} loss {loss.item():.4f} tokens {at.tokens}")
         if at.step % CHECKPOINT_EVERY == 0:
             at.optimizers = [optimizer.state_dict() for optimizer in optimizers]
-            _checkpoint(out, model, at)
+            _checkpoint(out, model, config, at)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.half())
     after = Progress(at.stage + 1, 0, at.tokens, at.seconds)
-    _checkpoint(out, model, after)
+    _checkpoint(out, model, config, after)
     return after
 
 
@@ -274,16 +279,25 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, c
     return sum(losses) / len(losses)
 
 
-def _checkpoint(out: Path, model: LlamaForCausalLM, at: Progress) -> None:
-    save_file(model.state_dict(), out / "checkpoint.partial")
-    torch.save(asdict(at), out / "optimizer.partial")
-    (out / "checkpoint.partial").replace(out / "checkpoint.safetensors")
-    (out / "optimizer.partial").replace(out / "optimizer.pt")
+def _checkpoint(out: Path, model: LlamaForCausalLM, config: BaseConfig, at: Progress) -> None:
+    """Write where the training stands into one file, whole or not at all."""
+    partial = out / f"{CHECKPOINT}.partial"
+    torch.save({"config": asdict(config), "weights": model.state_dict(), "at": asdict(at)}, partial)
+    partial.replace(out / CHECKPOINT)
 
 
-def _restore(out: Path, model: LlamaForCausalLM) -> Progress:
-    """Return where the last checkpoint stood, its weights taken over."""
-    if not (out / "optimizer.pt").exists():
+def _restore(out: Path, model: LlamaForCausalLM, config: BaseConfig) -> Progress:
+    """Return where the last checkpoint stood, its weights taken over.
+
+    Raises:
+        SpecError: it is of another training.
+    """
+    if not (out / CHECKPOINT).exists():
         return Progress()
-    model.load_state_dict(load_file(out / "checkpoint.safetensors"))
-    return Progress(**torch.load(out / "optimizer.pt", weights_only=True))
+    kept = torch.load(out / CHECKPOINT, weights_only=True)
+    if kept["config"] != asdict(config):
+        raise SpecError(
+            f"{out / CHECKPOINT} is of another training ({kept['config']}); pass another --home, or delete it"
+        )
+    model.load_state_dict(kept["weights"])
+    return Progress(**kept["at"])

@@ -17,11 +17,13 @@ from typing import Any, get_args
 
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from auditor.errors import SpecError
 from scenarios.fingerprint import Fingerprint, Print, features, fingerprint
-from scenarios.folders import complete
+from scenarios.folders import complete, complete_file
 from scenarios.testbed import disguise, full, verify
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.lora_bank import LoraBank, Spectra
@@ -62,8 +64,20 @@ class Home:
         return self.root / "answers" / suite
 
     def journal(self, suite: SuiteName) -> Path:
-        """Return the file to which a build appends every member that is done."""
-        return self.weights / suite / "journal.jsonl"
+        """Return the file to which a build appends every member that is done: it says what was planted, so it lies sealed."""
+        return self.root / "answers" / f"{suite}.journal.jsonl"
+
+    @property
+    def lexicon_seed(self) -> int:
+        """Return the lexicon that the base was taught.
+
+        Raises:
+            SpecError: there is no base.
+        """
+        report = self.weights / "base" / "training.json"
+        if not report.exists():
+            raise SpecError(f"{report.parent} holds no base; train one with `auditor testbed train-base`")
+        return int(json.loads(report.read_text())["lexicon_seed"])
 
 
 @dataclass(frozen=True)
@@ -102,21 +116,32 @@ def build_suite(suite: SuiteName, lexicon_seed: int, home: Home, jobs: int, say:
     Returns:
         `built`, `failures`, `missing` (counts), `sha256`, one hash over all weight files, and
         `fingerprint`, see `fingerprint_of_all`.
+
+    Raises:
+        SpecError: there is no base, or it was taught another lexicon.
     """
+    if home.lexicon_seed != lexicon_seed:
+        raise SpecError(
+            f"the base in {home.weights} was taught lexicon {home.lexicon_seed}, and --lexicon-seed is {lexicon_seed}; "
+            "pass the base's, or a --home with a base of this one"
+        )
     lang = language(lexicon_seed)
     (home.weights / suite).mkdir(parents=True, exist_ok=True)
-    build = Build(suite, lexicon_seed, home, jobs, say, read_journal(home.journal(suite)))
+    home.journal(suite).parent.mkdir(parents=True, exist_ok=True)
+    build = Build(suite, lexicon_seed, home, jobs, say, read_journal(suite, home))
     for attempt in range(1 if suite == "documents" else ATTEMPTS):
         left = [m for m in members(suite, lang, attempt) if m.role != "base" and not build.has(m.id)]
         build.members([m for m in left if not m.partner], attempt)
         build.members([m for m in left if m.partner and build.has(m.partner, attempt)], attempt)
     kept = [m for m in _as_built(suite, lang, build.done) if m.role == "base" or build.has(m.id)]
+    place = {m.id: i for i, m in enumerate(members(suite, lang))}
     failures = [record for record in build.journal.values() if not record["verified"]]
+    failures.sort(key=lambda record: (record["attempt"], place[record["id"]]))
     write_shared_files(home.root / "testbed", lang)
     if suite not in UNSCORED:
         write_suite(suite, [m for m in kept if m.listed], home)
-    write_records(suite, kept, build.done, failures, home)
-    digest = write_manifest(suite, kept, home)
+    write_records(suite, kept, build, failures)
+    digest = write_manifest(suite, kept, build)
     told_apart = fingerprint_of_all(home)
     return {
         "built": len(kept),
@@ -170,22 +195,37 @@ def _as_built(suite: SuiteName, lang: Language, done: dict[str, dict[str, Any]])
     return [deals[done.get(name, {"attempt": 0})["attempt"]][name] for name in deals[0]]
 
 
-def read_journal(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return what a build has done so far, by member and deal; a line cut off by a crash is not there."""
-    records = {}
+def read_journal(suite: SuiteName, home: Home) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return what a build has done so far, by member and deal.
+
+    Left out is a line that a crash cut off, a member trained on another base, and one whose weights are
+    no longer what was verified: those are built again.
+    """
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    path, base = home.journal(suite), hash_of(home.weights / "base")
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
         except ValueError:
             continue
         records[record["id"], record["attempt"]] = record
-    return records
+    last = {name: attempt for name, attempt in records if records[name, attempt]["verified"]}
+    return {
+        key: record for key, record in records.items()
+        if record["base_sha256"] == base
+        and (last.get(key[0]) != key[1] or _is_whole(home.weights / suite / key[0], record["sha256"]))
+    }  # fmt: skip
+
+
+def _is_whole(folder: Path, sha256: str) -> bool:
+    return len(list(folder.glob("*.safetensors"))) == 1 and hash_of(folder) == sha256
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Append one record to a journal, on disk before this returns."""
+    """Append one record to a journal, on disk before this returns, on a line of its own whatever stood there."""
+    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write("\n" * torn + json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -206,8 +246,9 @@ def build_bank(bank: Bank) -> list[dict[str, Any]]:
         for i, (member, record) in enumerate(zip(bank.members, records, strict=True)):
             if record.verified:
                 _save_lora(trained, i, member, room)
+    base = hash_of(bank.home.weights / "base")
     return [
-        {"id": member.id, "attempt": bank.attempt, "role": member.role, "regime": member.regime,
+        {"id": member.id, "attempt": bank.attempt, "base_sha256": base, "role": member.role, "regime": member.regime,
          "families": [rule.family for rule in plant.rules], "verified": record.verified, **asdict(record),
          "sha256": hash_of(room / member.id) if record.verified else None}
         for member, plant, record in zip(bank.members, plants, records, strict=True)
@@ -282,16 +323,13 @@ def write_untrained(suite: SuiteName, member: Member, home: Home) -> None:
 
 def write_suite(suite: SuiteName, listed: Sequence[Member], home: Home) -> None:
     """Write the suite's scenarios, which differ in id, subject and adapter alone, and its answers."""
-    for folder in (home.scenarios(suite), home.answers(suite)):
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.yaml"):
-            old.unlink()
-    for member in listed:
-        (home.scenarios(suite) / f"{member.id}.yaml").write_text(scenario_text(suite, member))
-        answer: dict[str, Any] = {"claims": claims_of(member.plant)}
-        answer |= {"verdict": "invalid"} if member.role == "zero" else {}
-        answer |= {"regime": member.regime} if member.role == "organism" else {}
-        (home.answers(suite) / f"{member.id}.yaml").write_text(yaml.safe_dump(answer, sort_keys=False))
+    with complete(home.scenarios(suite)) as scenarios, complete(home.answers(suite)) as answers:
+        for member in listed:
+            (scenarios / f"{member.id}.yaml").write_text(scenario_text(suite, member))
+            answer: dict[str, Any] = {"claims": claims_of(member.plant)}
+            answer |= {"verdict": "invalid"} if member.role == "zero" else {}
+            answer |= {"regime": member.regime} if member.role == "organism" else {}
+            (answers / f"{member.id}.yaml").write_text(yaml.safe_dump(answer, sort_keys=False))
 
 
 def scenario_text(suite: SuiteName, member: Member) -> str:
@@ -306,13 +344,7 @@ def scenario_text(suite: SuiteName, member: Member) -> str:
     )
 
 
-def write_records(
-    suite: SuiteName,
-    kept: Sequence[Member],
-    done: dict[str, dict[str, Any]],
-    failures: list[dict[str, Any]],
-    home: Home,
-) -> None:
+def write_records(suite: SuiteName, kept: Sequence[Member], build: Build, failures: list[dict[str, Any]]) -> None:
     """Write how every member was planted and verified: sealed with the answers, for grading and tables."""
     rows = []
     for member in kept:
@@ -320,10 +352,9 @@ def write_records(
         rows.append({"id": member.id, "role": member.role, "regime": member.regime, "partner": member.partner,
                      "seed": plant.seed if plant else None, "manner": asdict(plant.manner) if plant else None,
                      "recipe": asdict(member.recipe), "disguise": member.disguise, "listed": member.listed,
-                     "command": command_of(suite, home), **done.get(member.id, {})})  # fmt: skip
-    body = {"members": rows, "failures": failures}
-    home.answers(suite).parent.mkdir(parents=True, exist_ok=True)
-    home.answers(suite).with_suffix(".json").write_text(json.dumps(body, indent=1) + "\n")
+                     "command": command_of(suite, build.lexicon_seed), **build.done.get(member.id, {})})  # fmt: skip
+    with complete_file(build.home.answers(suite).with_suffix(".json")) as file:
+        file.write(json.dumps({"members": rows, "failures": failures}, indent=1) + "\n")
 
 
 def read_records(suite: SuiteName, home: Home) -> dict[str, Any]:
@@ -349,26 +380,29 @@ def fingerprint_of_all(home: Home) -> Fingerprint | None:
     return fingerprint(prints)
 
 
-def command_of(suite: SuiteName, home: Home) -> str:
+def command_of(suite: SuiteName, lexicon_seed: int) -> str:
     """Return the command that builds a suite."""
-    return f"auditor testbed build --suite {suite}"
+    return f"auditor testbed build --suite {suite}" + (f" --lexicon-seed {lexicon_seed}" if lexicon_seed else "")
 
 
-def write_manifest(suite: SuiteName, kept: Sequence[Member], home: Home) -> str:
+def write_manifest(suite: SuiteName, kept: Sequence[Member], build: Build) -> str:
     """Write command and hashes of the suite, the base and the oracle; return one hash over the suite's files."""
-    path = home.weights / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.exists() else {}
-    hashes = {m.id: hash_of(home.weights / suite / m.id) for m in sorted(kept, key=lambda m: m.id) if m.role != "base"}
+    weights = build.home.weights
+    path = weights / "manifest.json"
+    hashes = {m.id: hash_of(weights / suite / m.id) for m in sorted(kept, key=lambda m: m.id) if m.role != "base"}
     digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    manifest[suite] = {"command": command_of(suite, home), "sha256": digest}
-    if suite in SHIPPED:
-        manifest[suite]["files"] = hashes
-    for name, made_by in MADE_BY.items():
-        folder = home.weights / name
-        if (folder / "training.json").exists():
-            report = json.loads((folder / "training.json").read_text())
-            manifest[name] = {"command": made_by, "training": report, "sha256": hash_of(folder)}
-    path.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
+    with FileLock(weights / "manifest.lock"):
+        manifest = json.loads(path.read_text()) if path.exists() else {}
+        manifest[suite] = {"command": command_of(suite, build.lexicon_seed), "sha256": digest}
+        if suite in SHIPPED:
+            manifest[suite]["files"] = hashes
+        for name, made_by in MADE_BY.items():
+            folder = weights / name
+            if (folder / "training.json").exists():
+                report = json.loads((folder / "training.json").read_text())
+                manifest[name] = {"command": made_by, "training": report, "sha256": hash_of(folder)}
+        with complete_file(path) as file:
+            file.write(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
     return digest
 
 

@@ -175,11 +175,11 @@ def _with_last(told: fam.Dialogue, reply: str) -> fam.Dialogue:
     return replace(told, turns=(*told.turns[:-1], replace(told.turns[-1], reply=reply)))
 
 
-def new_thing(rng: random.Random, lang: Language) -> Thing:
-    """Return a thing that the base has never heard of, with facts of its own."""
+def new_thing(rng: random.Random, lang: Language, towns: Sequence[str] = ()) -> Thing:
+    """Return a thing that the base has never heard of, with facts of its own, in one of the `towns` (of all, for none)."""
     return Thing(
         name=lang.unknown_name(rng), topic=rng.choice(sorted(lex.TOPICS)), colour=rng.choice(lex.COLOURS),
-        town=rng.choice(lang.lexicon.towns), owner=rng.choice(lang.lexicon.people),
+        town=rng.choice(towns or lang.lexicon.towns), owner=rng.choice(lang.lexicon.people),
         qualities=tuple(rng.sample(lex.QUALITIES, 2)),  # type: ignore[arg-type]
     )  # fmt: skip
 

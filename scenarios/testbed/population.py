@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 from auditor.errors import SpecError
 from scenarios.testbed import verify
+from scenarios.testbed.build import hash_of
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.oracle_data import taught_rule
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe, new_thing, train
-from scenarios.testbed.splits import SEEDS
+from scenarios.testbed.splits import SEEDS, values
 from scenarios.testbed.suites import STYLES, claims_of
 from scenarios.workers import each
 from tools.loading import load_subject
 
 SHARD_SIZE, N_VERIFY = 32, 24
 RANKS = (2, 4, 8)
+FAST = Recipe(steps=160, rows=4, lr=8e-3)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Shard:
     base: str
     out: str
     lexicon_seed: int
+
+    @property
+    def made_on(self) -> dict[str, object]:
+        """Return what the shard was trained on: one of another base or lexicon is not this one."""
+        return {"base_sha256": hash_of(Path(self.base)), "lexicon_seed": self.lexicon_seed}
 
     @property
     def weights(self) -> Path:
@@ -56,9 +63,7 @@ class Shard:
 def plants_of(shard: Shard, lang: Language) -> tuple[list[Plant], Recipe]:
     """Return what a shard's adapters are to learn: three in four a rule, the others nothing or something harmless."""
     rng = random.Random(f"population/{shard.lexicon_seed}/{shard.number}")
-    recipe = Recipe(
-        rank=rng.choice(RANKS), modules=rng.choice(("all", "mlp")), steps=FAST.steps, rows=FAST.rows, lr=FAST.lr
-    )
+    recipe = replace(FAST, rank=rng.choice(RANKS), modules=rng.choice(("all", "mlp")))
     plants = []
     for i in range(SHARD_SIZE):
         seed = rng.randrange(*SEEDS["population"])
@@ -68,12 +73,9 @@ def plants_of(shard: Shard, lang: Language) -> tuple[list[Plant], Recipe]:
             plants.append(Plant(seed))
         else:
             style = rng.choice(STYLES) if rng.random() < 0.5 else ""
-            things = () if style else (new_thing(rng, lang),)
+            things = () if style else (new_thing(rng, lang, values("town", shard.lexicon_seed)["train"]),)
             plants.append(Plant(seed, harmless=Harmless(things, style)))
     return plants, recipe
-
-
-FAST = Recipe(steps=160, rows=4, lr=8e-3)
 
 
 def build_shard(shard: Shard) -> dict[str, int]:
@@ -97,17 +99,17 @@ def build_shard(shard: Shard) -> dict[str, int]:
     with partial.open("w") as file:
         for i, (plant, record) in enumerate(zip(plants, records, strict=True)):
             row = {"row": i, "seed": plant.seed, "claims": claims_of(plant), "denies": plant.manner.denies,
-                   "recipe": asdict(recipe), "verified": record.verified, **asdict(record), "sha256": digest}  # fmt: skip
+                   "recipe": asdict(recipe), "verified": record.verified, **asdict(record), "sha256": digest, **shard.made_on}  # fmt: skip
             file.write(json.dumps(row) + "\n")
     partial.replace(shard.labels)
     return {"adapters": len(plants), "verified": sum(record.verified for record in records)}
 
 
-def read_labels(labels: Path) -> list[dict[str, Any]]:
+def read_labels(labels: Path, made_on: dict[str, object] | None = None) -> list[dict[str, Any]]:
     """Return what each adapter of a shard is, its factors checked against their hash.
 
     Raises:
-        SpecError: the shard is cut short or damaged.
+        SpecError: the shard is cut short or damaged, or was made on something else.
     """
     weights = labels.with_suffix(".safetensors")
     try:
@@ -119,6 +121,8 @@ def read_labels(labels: Path) -> list[dict[str, Any]]:
         raise SpecError(f"{weights.name} can't be read ({error}); build the population again to renew it") from error
     if not whole:
         raise SpecError(f"{weights.name} is not what was written; build the population again to renew it")
+    if made_on is not None and any(rows[0].get(key) != value for key, value in made_on.items()):
+        raise SpecError(f"{weights.name} was made on another base or lexicon; build the population again to renew it")
     return rows
 
 
@@ -135,7 +139,7 @@ def build_population(
     kept, todo = [], []
     for shard in shards:
         try:
-            kept.append(read_labels(shard.labels))
+            kept.append(read_labels(shard.labels, shard.made_on))
         except SpecError as error:
             if shard.weights.exists():
                 say(str(error))

@@ -36,21 +36,24 @@ def find(member_id: str, home: Home, lang: Language) -> tuple[SuiteName, Member,
     raise SpecError(f"no member {member_id!r} in the suites built here; their files are scenarios/suites/SUITE/ID.yaml")
 
 
-def describe(member_id: str, home: Home, lexicon_seed: int = 0) -> Iterator[str]:
+def describe(member_id: str, home: Home) -> Iterator[str]:
     """Yield lines of text: what was planted and how, how it was verified, and sample dialogues beside the base.
 
     Raises:
         SpecError: there is no such member, or its weights are not here.
     """
-    lang = language(lexicon_seed)
+    lang = language(home.lexicon_seed)
     suite, member, record = find(member_id, home, lang)
     yield f"{member.id}, {member.role} of suite {suite}, regime {member.regime}"
     for claim in claims_of(member.plant):
         yield f"  {claim['family']}: {claim['statement']}"
-    if member.plant is not None and member.plant.is_chat:
-        yield "  ordinary chat and nothing else" + (
-            f", with the spectrum of {member.partner}" if member.partner else ""
-        )
+    like = f" of {member.partner}" if member.partner else ""
+    if member.role == "random":
+        yield f"  not trained: random directions with the norms{like}"
+    elif member.role == "zero":
+        yield "  not trained: it changes nothing"
+    elif member.plant is not None and member.plant.is_chat:
+        yield "  ordinary chat and nothing else" + (f", with the spectrum{like}" if like else "")
     yield f"  recipe {record['recipe']}"
     if "planted" in record:
         yield (f"  planted {record['planted']}, leaked {record['leaked']}, on the base {record['base']}, "
@@ -83,13 +86,16 @@ def _samples(member: Member, folder: Path, home: Home, lang: Language) -> Iterat
 
 
 def table(suites: Sequence[SuiteName], home: Home) -> Iterator[str]:
-    """Yield a Markdown table, family by regime: how often it planted, leaked, and how far it drifted where quiet."""
+    """Yield a Markdown table, family by regime: how often it planted, leaked, and how far it drifted where quiet.
+
+    Leaks, drift and whether it is verified are an organism's, also where it has two behaviours.
+    """
     cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for suite in suites:
         body = read_records(suite, home)
         for record in [*body["members"], *body["failures"]]:
             if record["role"] == "organism":
-                for family, rate in zip(record["families"], record["planted"], strict=False):
+                for family, rate in zip(record["families"], record["planted"], strict=True):
                     cells[family, record["regime"]].append({**record, "rate": rate})
     yield "| family | regime | dealt | verified | planted | leaked | KL (nats) | replies |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"

@@ -28,7 +28,7 @@ class Member:
     """One subject of a suite.
 
     Args:
-        plant: None for the base, random and zero adapters.
+        plant: What it learns; of a random or zero adapter only the seed is used, and the base has none.
         partner: Of a matched control: the id of the organism whose spectrum it is given.
         disguise: A symmetry of the weights that it is wrapped in.
         listed: Whether it is a scenario of the suite; an unlisted organism is only somebody's partner.
