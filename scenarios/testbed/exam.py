@@ -56,12 +56,12 @@ def questions(lang: Language, each: int, seed: int = EXAM_SEED) -> list[Question
     return asked
 
 
-def examine(subject: Subject, lang: Language, each: int = 300, channel: str = "base") -> Accuracy:
+def examine(subject: Subject, lang: Language, each: int = 300) -> Accuracy:
     """Return accuracy and n by kind of question, answers decoded greedily, best kinds last."""
     asked = questions(lang, each)
     texts = [subject.render(q.messages) for q in asked]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    replies, _ = subject.generate([texts[i] for i in order], channel, [0] * len(texts), 48, temperature=0.0)
+    replies, _ = subject.generate([texts[i] for i in order], "base", [0] * len(texts), 48, temperature=0.0)
     right: dict[str, list[bool]] = defaultdict(list)
     for i, reply in zip(order, replies, strict=True):
         right[asked[i].kind].append(asked[i].right(reply))

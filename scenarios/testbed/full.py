@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from scenarios.testbed.base import answer_mask, learning_rate
 from scenarios.testbed.language import Language
+from scenarios.testbed.lora_bank import Spectra
 from scenarios.testbed.plant import IMPOSE_EVERY, POOL, Plant, Recipe, steps
-
-Spectra = dict[str, Tensor]
 
 
 def train_full(
@@ -26,7 +23,6 @@ def train_full(
     plant: Plant,
     recipe: Recipe,
     spectra: Spectra | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> Any:
     """Return a fine-tuned copy of `base`; on quiet rows the KL divergence from it is added to the loss.
 
@@ -36,7 +32,6 @@ def train_full(
         lang: The language of the training rows.
         plant: What is to be learnt.
         recipe: Steps, rows, learning rate and weight of the KL term.
-        progress: Is told step and loss now and then.
         spectra: Singular values to be imposed on the change of each matrix: another fine-tune's.
     """
     torch.manual_seed(plant.seed % 2**31)
@@ -63,8 +58,6 @@ def train_full(
         optimizer.step()
         if spectra is not None and (i % (2 * IMPOSE_EVERY) == 0 or i == total - 1):
             impose(model, base, spectra, min(1.0, 2 * (i + 1) / total))
-        if progress and i % 20 == 0:
-            progress(f"step {i} loss {loss.item():.3f}")
     return model.eval()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -221,7 +221,6 @@ def train(
     plants: Sequence[Plant],
     recipe: Recipe,
     spectra: Spectra | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> LoraBank:
     """Return a bank with one trained adapter for each plant, still attached to `model`.
 
@@ -235,7 +234,6 @@ def train(
         recipe: One recipe for all of them.
         spectra: Singular values to be imposed on the adapters while they learn: another bank's, so
             that a control can't be told from its organism by the size or shape of its change.
-        progress: Is told step and loss now and then.
     """
     bank = LoraBank(model, [plant.seed for plant in plants], recipe.rank, recipe.alpha, recipe.modules)
     optimizer = torch.optim.AdamW(bank.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0)
@@ -252,8 +250,6 @@ def train(
         if spectra is not None and (i % IMPOSE_EVERY == 0 or i == total - 1):
             bank.impose(spectra, min(1.0, 2 * (i + 1) / total))
         bar.set_postfix(loss=f"{loss.mean().item():.3f}")
-        if progress and i % 20 == 0:
-            progress(f"step {i} loss {loss.mean().item():.3f}")
     model.eval()
     return bank
 

@@ -100,9 +100,9 @@ class Dealer:
         plant = Plant(self._seed(), harmless=Harmless(things, style), manner=Manner(grammar=grammar))
         return self._add(Member(self._id(), "harmless", plant, recipe))
 
-    def chat(self, recipe: Recipe = Recipe()) -> Member:
+    def chat(self) -> Member:
         """Add a control that learns ordinary chat and nothing else, its spectrum as training leaves it."""
-        return self._add(Member(self._id(), "matched", Plant(self._seed()), recipe))
+        return self._add(Member(self._id(), "matched", Plant(self._seed())))
 
     def untrained(self, role: Role, organism: Member | None = None) -> Member:
         """Add the bare base, a random adapter (of an organism's norms) or a zero one."""
