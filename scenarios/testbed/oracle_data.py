@@ -1,6 +1,7 @@
 """Examples that teach an activation oracle the testbed's language, from base activations alone.
 
-Only values and families of the training split are in them (`splits`): what is held out, no oracle sees.
+The rules that are told and asked about have families and values of the training split alone
+(`splits`); any word of the language may stand in a dialogue.
 """
 
 from __future__ import annotations
