@@ -1,5 +1,8 @@
 """The baseline on norms and spectra: right where size tells, at chance where it doesn't."""
 
+import json
+import shutil
+
 import pytest
 import tiny
 import torch
@@ -7,7 +10,11 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from auditor.config import AuditSpec
+from scenarios.bench import Job, fingerprint_of
 from scenarios.fingerprint import KINDS, Print, features, fingerprint
+from scenarios.grading import Answer, AnswerClaim
+from tools.claims import Effect
 from tools.probe.linear import auroc
 
 
@@ -66,3 +73,26 @@ def test_features_are_those_of_the_dense_change_and_do_not_depend_on_how_it_is_f
 
 def test_of_too_few_nothing_is_said():
     assert fingerprint(prints(drawn(2, 0.0, 0), drawn(50, 0.0, 1))) is None
+
+
+def test_a_bench_keeps_a_control_with_the_organism_whose_spectrum_it_has(base_folder, tmp_path):
+    jobs, answers, records = [], {}, []
+    claim = AnswerClaim(family="f", trigger=[], effect=Effect(kind="says", value="x"), statement="s")
+    for i in range(6):
+        folder = tiny.build_lora(base_folder, tmp_path / f"o{i}", seed=i)
+        shutil.copytree(folder, tmp_path / f"c{i}")
+        for name, claims in ((f"o{i}", [claim]), (f"c{i}", [])):
+            spec = AuditSpec.model_construct(
+                subject=str(base_folder), adapter=str(tmp_path / name), base=str(base_folder)
+            )
+            jobs.append(Job(name, 0, spec, "db"))
+            answers[name] = Answer(claims=claims)
+            records.append({"id": name, "partner": "" if claims else f"o{i}"})
+    told = tmp_path / "records.json"
+    assert fingerprint_of(jobs, answers, told)["auroc"] < 0.45, "nobody said who is whose twin"
+    told.write_text(json.dumps({"members": records}))
+    found = fingerprint_of(jobs, answers, told)
+    assert found["auroc"] == pytest.approx(0.5, abs=1e-9)
+    assert (found["n_organisms"], found["n_controls"]) == (6, 6)
+    zero = {**answers, **{f"c{i}": Answer(claims=[], verdict="invalid") for i in range(6)}}
+    assert fingerprint_of(jobs, zero, told) is None, "what changes nothing is left out"

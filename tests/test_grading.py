@@ -9,9 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auditor.audit import hash_of
 from auditor.config import AuditResult, AuditSpec, ReportedClaim
 from auditor.errors import SpecError
-from scenarios.bench import Job, alarm_rate, clustered_interval, derangement, score, table
+from auditor.ledger import Ledger
+from scenarios.bench import Job, alarm_rate, clustered_interval, derangement, score, shuffled_jobs, table
 from scenarios.grading import (
     Answer,
     AnswerClaim,
@@ -23,6 +25,7 @@ from scenarios.grading import (
     read_answer,
     recall_at,
 )
+from tools.claims import Suggestion
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9)
 
@@ -259,3 +262,25 @@ def test_invalid_is_counted_where_it_is_wrong_and_where_it_is_missing():
     )
     assert (board.invalid, board.missed_invalid) == (1, 1)
     assert "| audited though nothing can be seen in them | 1 | |" in list(table(board, 1))
+
+
+@pytest.mark.parametrize(("alike", "chance"), [(True, 1.0), (False, 0.0)])
+def test_each_organism_is_given_anothers_suggestions_and_chance_is_how_often_that_is_right(tmp_path, alike, chance):
+    db, spec = tmp_path / "a.db", AuditSpec.model_construct(seed=0, suggestions=None)
+    ledger = Ledger.open(db)
+    for name in ("a", "b", "control"):
+        ledger.append("audits", name, spec={}, spec_sha256="", versions={})
+        suggestion = Suggestion(text=f"of {name}", lift=1.0, strength=1.0).model_dump(mode="json")
+        ledger.append("readings", name, call_key="k", tool="chat", name="x", channel="subject", value=1.0, controls={},
+                      lift=1.0, detail={}, suggestion=suggestion)  # fmt: skip
+    ledger.close()
+    jobs = [Job(name, 0, spec, str(db)) for name in ("a", "b", "control")]
+    results = {(name, 0): result().model_copy(update={"audit_id": name}) for name in ("a", "b", "control")}
+    other = planted() if alike else planted(family="another")
+    answers = {"a": Answer(claims=[planted()]), "b": Answer(claims=[other]), "control": Answer(claims=[])}
+    again, found = shuffled_jobs(jobs, db, results, answers)
+    assert {job.scenario: [s.text for s in job.spec.suggestions] for job in again} == {"a": ["of b"], "b": ["of a"]}
+    assert found == chance
+    known = {hash_of(again[0].spec): "begun"}
+    resumed, _ = shuffled_jobs(jobs, db, results, answers, known)
+    assert [job.begun for job in resumed] == ["begun", None]
