@@ -28,7 +28,7 @@ def audit_id(db: Path) -> str:
         return connection.execute("select audit_id from audits").fetchone()[0]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_audit_killed_ten_times_ends_with_the_findings_of_one_that_was_not(tmp_path):
     scenario = scripted(tmp_path, organism_of("backdoor_phrase"))
     whole = result(command("run", scenario, "--db", tmp_path / "whole.db", "--out", tmp_path / "whole", "--json"))
@@ -40,7 +40,7 @@ def test_an_audit_killed_ten_times_ends_with_the_findings_of_one_that_was_not(tm
     while kills < 10:
         target = max((kills + 1) * n_rows // 13, rows_in(db) + (2 if kills else 1))
         while rows_in(db) < target and process.poll() is None:
-            time.sleep(0.002)
+            time.sleep(0.02)
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
