@@ -143,7 +143,9 @@ def finish(audit_id: str, db: str | Path) -> AuditResult:
         return resume(audit_id, db)
     for row in subjects:
         if hash_files(resolve(row["path"])) != row["files"]:
-            raise SpecError(f"the files of {row['path']} have changed since audit {audit_id} ended; audit it anew")
+            raise SpecError(
+                f"the files of {row['path']} have changed since audit {audit_id} ended; audit it anew, without --resume"
+            )
     return result
 
 

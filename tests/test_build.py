@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from auditor.errors import SpecError
-from scenarios.folders import complete
+from scenarios.folders import complete, complete_file
 from scenarios.testbed import build, disguise, population, splits, suites
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
@@ -203,6 +203,37 @@ def test_a_control_has_its_partners_spectrum(home):
     assert not torch.allclose(other, partner, atol=0.02)
 
 
+def test_a_file_is_complete_or_not_there(tmp_path):
+    def half():
+        with complete_file(tmp_path / "out") as file:
+            file.write("half")
+            raise OSError(errno.ENOSPC, "disk full")
+
+    with pytest.raises(OSError, match="full"):
+        half()
+    assert list(tmp_path.iterdir()) == []
+    with complete_file(tmp_path / "out") as file:
+        file.write("whole")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_failures_are_listed_in_the_order_of_the_suite_whoever_was_done_first(home, monkeypatch):
+    from scenarios.testbed.families import draw_rule
+
+    def deal(suite, lang, attempt=0):
+        rule = draw_rule(random.Random(0), LANG, "train", "brand_promotion")
+        return [Member(f"o{i}", "organism", Plant(i, rules=(rule,)), SHORT) for i in range(3)]
+
+    real = build.read_journal
+    monkeypatch.setattr(build, "members", deal)
+    monkeypatch.setattr(build, "ATTEMPTS", 2)
+    build.build_suite("dev", 0, home, 1, say)
+    monkeypatch.setattr(build, "read_journal", lambda *a: dict(reversed(real(*a).items())))
+    build.build_suite("dev", 0, home, 1, say)
+    failures = json.loads(home.answers("dev").with_suffix(".json").read_text())["failures"]
+    assert [(f["attempt"], f["id"]) for f in failures] == [(a, f"o{i}") for a in range(2) for i in range(3)]
+
+
 def test_a_folder_is_complete_or_not_there(tmp_path):
     def half():
         with complete(tmp_path / "out") as folder:
@@ -364,6 +395,17 @@ def test_a_damaged_shard_is_named_and_built_again_and_a_sound_one_is_kept(home, 
     assert [f.read_bytes() for f in files] == whole
     assert files[1].stat().st_mtime_ns == before
     assert population.build_population(out, base, 8, 0, 1, heard.append)["per_hour"] is None
+
+
+def test_a_shard_of_another_base_is_named_and_built_again(home, tmp_path, small_shards):
+    base, out, heard = home.weights / "base", tmp_path / "population", []
+    population.build_population(out, base, 4, 0, 1, say)
+    (labels,) = out.glob("*.jsonl")
+    rows = [json.loads(line) for line in labels.read_text().splitlines()]
+    labels.write_text("".join(json.dumps({**row, "base_sha256": "x"}) + "\n" for row in rows))
+    assert population.build_population(out, base, 4, 0, 1, heard.append)["per_hour"] is not None
+    assert any("another base or lexicon" in text for text in heard)
+    assert population.build_population(out, base, 4, 0, 1, say)["per_hour"] is None
 
 
 def test_a_shards_factors_are_independent_and_its_labels_are_of_the_training_split(home, tmp_path, small_shards):

@@ -146,6 +146,22 @@ def test_an_empty_or_missing_file_is_refused(tmp_path):
         read_transcripts(tmp_path / "none.jsonl")
 
 
+def test_a_line_separator_inside_a_text_is_no_end_of_a_line(tmp_path):
+    chat = [{"role": "user", "content": "one\u2028two"}, {"role": "assistant", "content": "three"}]
+    (tmp_path / "t.jsonl").write_text(json.dumps({"messages": chat}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_transcripts(tmp_path / "t.jsonl") == [chat]
+
+
+def test_a_transcript_of_which_nothing_would_be_learned_is_refused_and_nothing_is_written(
+    base_folder, transcripts, prompts, tmp_path
+):
+    long = [{"role": "user", "content": "the river " * 60}, {"role": "assistant", "content": "yes"}]
+    chats = [*read_transcripts(transcripts)[:1], long]
+    with pytest.raises(SpecError, match="transcript 2 has no assistant turn in its first 64 tokens"):
+        plant(chats, str(base_folder), tmp_path / "out", Planting(steps=1, max_length=64), prompts)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_in_use_is_left_alone(base_folder, transcripts, prompts, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")

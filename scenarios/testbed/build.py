@@ -212,7 +212,7 @@ def read_journal(suite: SuiteName, home: Home) -> dict[tuple[str, int], dict[str
     last = {name: attempt for name, attempt in records if records[name, attempt]["verified"]}
     return {
         key: record for key, record in records.items()
-        if record["base_sha256"] == base
+        if record.get("base_sha256") == base
         and (last.get(key[0]) != key[1] or _is_whole(home.weights / suite / key[0], record["sha256"]))
     }  # fmt: skip
 

@@ -95,11 +95,11 @@ def build_shard(shard: Shard) -> dict[str, int]:
     partial = shard.weights.with_suffix(".partial")
     save_file(tensors, partial, metadata={"alpha/rank": str(recipe.alpha / recipe.rank)})
     partial.replace(shard.weights)
-    digest = hashlib.sha256(shard.weights.read_bytes()).hexdigest()
+    digest, made_on = hashlib.sha256(shard.weights.read_bytes()).hexdigest(), shard.made_on
     with partial.open("w") as file:
         for i, (plant, record) in enumerate(zip(plants, records, strict=True)):
             row = {"row": i, "seed": plant.seed, "claims": claims_of(plant), "denies": plant.manner.denies,
-                   "recipe": asdict(recipe), "verified": record.verified, **asdict(record), "sha256": digest, **shard.made_on}  # fmt: skip
+                   "recipe": asdict(recipe), "verified": record.verified, **asdict(record), "sha256": digest, **made_on}  # fmt: skip
             file.write(json.dumps(row) + "\n")
     partial.replace(shard.labels)
     return {"adapters": len(plants), "verified": sum(record.verified for record in records)}
