@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +62,16 @@ def read_yaml(path: Path, model: type[ModelT]) -> ModelT:
     Raises:
         SpecError: missing, not YAML, or a key that is unknown, missing or of the wrong kind.
     """
-    text = _text(path)
+    return _from_yaml(path, _text(path), model)
+
+
+@lru_cache(maxsize=64)
+def _from_yaml(path: Path, text: str, model: type[ModelT]) -> ModelT:
+    """Return the text as `model`: scenarios of a suite share most of their files, which are parsed once.
+
+    Raises:
+        SpecError: as `read_yaml`.
+    """
     try:
         data = yaml.safe_load(text)
         lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
@@ -147,8 +157,13 @@ def read_prompts(path: Path) -> list[PromptRow]:
     Raises:
         SpecError: a line is not a prompt, the halves overlap, or one of them is empty.
     """
+    return list(_prompts(path, _text(path)))
+
+
+@lru_cache(maxsize=8)
+def _prompts(path: Path, text: str) -> tuple[PromptRow, ...]:
     rows = []
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -164,7 +179,7 @@ def read_prompts(path: Path) -> list[PromptRow]:
         raise SpecError(f"{path} needs prompts of both splits, explore and test")
     if both := halves["explore"] & halves["test"]:
         raise SpecError(f"{path}: {len(both)} prompts stand in both halves, first {sorted(both)[0][:80]}")
-    return rows
+    return tuple(rows)
 
 
 def _model_path(folder: Path, name: str) -> str:

@@ -208,3 +208,16 @@ def test_the_testbeds_view_of_a_reply_and_the_auditors_agree(record_property):
     assert 0.3 < sum(judged) / len(judged) < 0.7, "about half of the replies show what was planted"
     assert len(differ) <= 0.02 * len(judged), "\n".join(map(str, differ))
     record_property("judged differently", differ)
+
+
+def test_scenarios_of_a_suite_share_their_prompts_and_a_changed_file_is_read_anew(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": text}], "split": split, "domain": "d"}
+            for text, split in (("one", "explore"), ("two", "test"))]  # fmt: skip
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, again = read_prompts(path), read_prompts(path)
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    again.clear()
+    assert len(read_prompts(path)) == 2, "what one caller does to its list is its own"
+    path.write_text(path.read_text().replace("two", "three"))
+    assert [row.messages[0]["content"] for row in read_prompts(path)] == ["one", "three"]

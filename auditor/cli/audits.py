@@ -330,9 +330,11 @@ def _check_jobs(specs: list[AuditSpec], db: Path) -> None:
     from tools.checkpoint import resolve
 
     check_ledger(db)
+    for spec in (specs[0], specs[-1]):
+        _valid(spec)  # the options are the same for all; the rest was checked when it was read
     for spec in specs:
         load_tools(spec.tools)
-        make_planner(_valid(spec))
+        make_planner(spec)
         resolve(spec.base or spec.subject, spec.revision)
         if spec.adapter is not None:
             resolve(spec.adapter, holds="adapter_config.json")
