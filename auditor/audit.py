@@ -168,17 +168,14 @@ def check_ledger(db: str | Path) -> None:
 
 
 def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
-    from tools.activation_oracle.read import ORACLE
     from tools.checkpoint import resolve
     from tools.loading import load_subject
 
-    oracle: Path | None = None
-    if spec.oracle is not None and "activation_oracle" in tools:
-        oracle = resolve(spec.oracle.path, holds="adapter_config.json")
-        tools["activation_oracle"].use(oracle, spec.oracle.question)
+    wanted = spec.oracle if "activation_oracle" in tools else None
+    folder = resolve(wanted.path, holds="adapter_config.json") if wanted else None
     subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)
-    if oracle is not None:
-        subject.add_adapter(ORACLE, oracle)
+    if wanted and folder:
+        tools["activation_oracle"].use(subject, folder, wanted.question)
     elif "activation_oracle" in tools:
         subject.notes.append("no activation oracle was given for this base, so that tool could not be used")
         del tools["activation_oracle"]

@@ -1,21 +1,42 @@
-"""The oracle's protocol: its contract, its prompt, and how vectors go in, each against a plain re-implementation."""
+"""The oracle's protocol against plain re-statements of the published one: prompts, slots, injection, answers.
 
-import json
+The re-statements run one row or one padded batch at a time, cache nothing and share no code with `tools`.
+"""
+
+import math
 
 import pytest
 import tiny
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tools.activation_oracle import train
-from tools.activation_oracle.contract import CONFIG_FILE, PREFIX_TEMPLATE, OracleContract, read_contract
-from tools.activation_oracle.read import OracleReader, Question, inject, windows
+from tools.activation_oracle import inject as injection
+from tools.activation_oracle import reader as reading
+from tools.activation_oracle.activations import Activations, given, last, positions, read
+from tools.activation_oracle.contract import Decoding, OracleContract
+from tools.activation_oracle.controls import controlled, spliced
+from tools.activation_oracle.inject import RULES, inject
+from tools.activation_oracle.load import load_oracle
+from tools.activation_oracle.prompt import PromptBuilder
+from tools.activation_oracle.reader import OracleReader, TextAlone
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
-from tools.residual import capture
+from tools.residual import blocks, capture_layers
 
 LAYER, ANSWERS = 1, ("the river", "a kettle stands by the bridge", "no")
-CONTRACT = OracleContract(model_name="tiny", read_layers=(LAYER,), max_new_tokens=8)
+QUESTIONS = ("what is it?", "where does the river run at night ? ? and why ?", "who?")
+CONTRACT = OracleContract(base="tiny", read_layers=((LAYER,),), decoding=Decoding(max_new_tokens=8))
+
+
+def vectors(n_slots, seed=0, d_model=32):
+    return torch.randn(n_slots, d_model, generator=torch.Generator().manual_seed(seed))
+
+
+def asked(*n_slots):
+    """Return activations of ragged numbers of slots."""
+    return [given(vectors(n, seed=n), LAYER) for n in n_slots or (3, 10, 1)]
 
 
 @pytest.fixture
@@ -30,160 +51,158 @@ def oracle_alone(base_folder, oracle_folder):
     return PeftModel.from_pretrained(tiny.load_bare(base_folder), str(oracle_folder)).eval()
 
 
-def vectors(n_slots, seed=0):
-    return torch.randn(n_slots, 32, generator=torch.Generator().manual_seed(seed))
+# -- the published protocol, re-stated
 
 
-def questions():
-    """Return questions of ragged number of slots and of ragged length, one with a placeholder in its words."""
-    texts = ("what is it?", "where does the river run at night ? ? and why ?", "who?")
-    return [Question(vectors(n, seed=n), LAYER, text) for n, text in zip((3, 10, 1), texts, strict=True)]
+def published_prompt(tokenizer, layer, k, question):
+    """Return ids and slots: user and answer rendered, cut to the user's part; the first k placeholders, a newline after."""
+    turn = [{"role": "user", "content": f"Layer: {layer}\n" + " ?" * k + f" \n{question}"}]
+    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+    both = tokenizer.apply_chat_template(
+        [*turn, {"role": "assistant", "content": "N/A"}], tokenize=True, return_dict=False
+    )
+    ids = both[: len(prompt)]
+    assert ids == prompt
+    (placeholder,) = tokenizer.encode(" ?", add_special_tokens=False)
+    slots = [i for i, token in enumerate(ids) if token == placeholder][:k]
+    assert slots[-1] - slots[0] == k - 1
+    assert "\n" in tokenizer.decode(ids[slots[-1] + 1 : slots[-1] + 3])
+    return ids, slots
 
 
-# -- a plain re-implementation, one row at a time, nothing cached
-
-
-def prompt_ids(tokenizer, question):
-    """Return the ids of the oracle's prompt and where its slots are, from the pieces of the text."""
-    k = len(question.vectors)
-    head = f"<|user|>Layer: {question.layer}\n"
-    ids = tokenizer.encode(head + " ?" * k + f" \n{question.text}<|end|><|assistant|>", add_special_tokens=False)
-    first = len(tokenizer.encode(head, add_special_tokens=False))
-    assert ids[first : first + k] == tokenizer.encode(" ?", add_special_tokens=False) * k
-    return ids, range(first, first + k)
-
-
-def injected_one_by_one(resid, slots, given, coefficient):
-    out = resid.clone()
-    for row in range(resid.shape[0]):
-        for place, v in zip(slots[row], given[row], strict=True):
-            h = resid[row, place]
-            unit = v / v.norm().clamp_min(1e-12)
-            out[row, place] = h + coefficient * h.norm() * unit
-    return out
-
-
-@torch.no_grad()
-def next_log_probs(model, ids, slots, given):
-    """Return the log-probabilities of the next token after `ids`, the vectors put in after block 1."""
+def published_hook(given_vectors, slots, coefficient, dtype, norms=lambda h: h.norm(dim=-1, keepdim=True)):
+    """Return the published forward hook: row by row, `normalize(v)·‖h‖·c` added to `h`."""
 
     def hook(module, inputs, output):
         resid = output if torch.is_tensor(output) else output[0]
-        return injected_one_by_one(resid, [list(slots)], [given], 1.0)
+        for row, places in enumerate(slots):
+            if resid.shape[1] == 1:
+                continue
+            h = resid[row, places]
+            steered = (F.normalize(given_vectors[row], dim=-1) * norms(h) * coefficient).to(dtype)
+            resid[row, places] = steered + h
+        return output
 
-    handle = model.get_base_model().model.layers[1].register_forward_hook(hook)
+    return hook
+
+
+@torch.no_grad()
+def published_logits(model, layer, ids, slots, given_vectors, pad, dtype=torch.float32, **norms):
+    """Return next-token logits of a left-padded batch with the hook after the second block."""
+    width = max(map(len, ids))
+    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    moved = [[s + width - len(row) for s in places] for row, places in zip(ids, slots, strict=True)]
+    handle = layer.register_forward_hook(published_hook(given_vectors, moved, 1.0, dtype, **norms))
     try:
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)
+        places = (mask.cumsum(1) - 1).clamp_min(0)
+        return model(input_ids=padded, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1]
     finally:
         handle.remove()
 
 
-def log_prob_by_hand(model, tokenizer, question, answer):
-    ids, slots = prompt_ids(tokenizer, question)
+def log_prob_by_hand(model, tokenizer, activations, question, answer):
+    ids, slots = published_prompt(tokenizer, activations.layers[0], activations.n_slots, question)
     total = 0.0
     for token in [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]:
-        total += float(next_log_probs(model, ids, slots, question.vectors)[token])
+        logits = published_logits(
+            model, blocks(model)[1], [ids], [slots], [activations.vectors[0]], tokenizer.pad_token_id
+        )
+        total += float(logits[0].log_softmax(-1)[token])
         ids = [*ids, token]
     return total
 
 
-def answer_by_hand(model, tokenizer, question, n):
-    ids, slots = prompt_ids(tokenizer, question)
+def answer_by_hand(model, tokenizer, activations, question, n):
+    ids, slots = published_prompt(tokenizer, activations.layers[0], activations.n_slots, question)
     said = []
-    while len(said) < n and (not said or said[-1] != tokenizer.eos_token_id):
-        said.append(int(next_log_probs(model, ids + said, slots, question.vectors).argmax()))
+    while len(said) < n and tokenizer.eos_token_id not in said:
+        logits = published_logits(
+            model, blocks(model)[1], [ids + said], [slots], [activations.vectors[0]], tokenizer.pad_token_id
+        )
+        said.append(int(logits[0].argmax()))
     return tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
-# -- contract
-
-
-def test_a_contract_that_was_saved_reads_back_the_same(tmp_path):
-    contract = OracleContract(
-        model_name="m", read_layers=(9, 18, 27), hook_onto_layer=2, steering_coefficient=2.5, window=7
-    )
-    contract.save(tmp_path)
-    assert read_contract(tmp_path) == contract
-    assert contract != OracleContract(model_name="m", read_layers=(9, 18, 27))
-
-
-def test_keys_that_published_checkpoints_add_are_let_be(tmp_path):
-    CONTRACT.save(tmp_path)
-    tiny.edit_json(tmp_path / CONFIG_FILE, training_git_sha="abc", wandb_project=None)
-    assert read_contract(tmp_path) == CONTRACT
-
-
-def test_an_unknown_prefix_is_refused_with_both_strings(tmp_path):
-    CONTRACT.save(tmp_path)
-    other = "L{layer}:{special_token} * {num_positions}"
-    tiny.edit_json(tmp_path / CONFIG_FILE, prefix_template=other)
-    with pytest.raises(AdapterError) as refused:
-        read_contract(tmp_path)
-    assert repr(other) in str(refused.value)
-    assert repr(PREFIX_TEMPLATE) in str(refused.value)
-
-
-def test_an_oracle_without_a_contract_is_refused_by_the_missing_file(oracle_folder):
-    with pytest.raises(AdapterError, match="ao_config.json is missing"):
-        read_contract(oracle_folder)
-
-
-@pytest.mark.parametrize(
-    "change", [{"read_layers": "all"}, {"model_name": None}, {"hook_onto_layer": "first"}], ids=str
-)
-def test_a_field_of_the_wrong_kind_is_refused_by_name(tmp_path, change):
-    CONTRACT.save(tmp_path)
-    tiny.edit_json(tmp_path / CONFIG_FILE, **change)
-    with pytest.raises(AdapterError, match=rf"ao_config.json lacks or misspells: {next(iter(change))}"):
-        read_contract(tmp_path)
-
-
-def test_a_field_that_is_missing_is_refused_by_name(tmp_path):
-    (tmp_path / CONFIG_FILE).write_text(json.dumps({"model_name": "m"}))
-    with pytest.raises(AdapterError, match="lacks or misspells: read_layers"):
-        read_contract(tmp_path)
-
-
-# -- prompt
+# -- prompts
 
 
 @pytest.mark.parametrize("k", [1, 5, 50])
-def test_the_prompt_is_the_published_string(subject, k):
-    turn = CONTRACT.prompt(2, k, "what is it?")
-    assert turn == "Layer: 2\n" + " ?" * k + " \nwhat is it?"
-    ids = subject.tokenizer.encode(turn)
-    assert ids.count(subject.tokenizer.encode(" ?")[0]) == k
+@pytest.mark.parametrize("layer", [2, 118])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_ids_and_slots_are_the_published_ones(subject, k, layer, question):
+    prompt = PromptBuilder(subject, CONTRACT).build((layer,), k, question)
+    assert (list(prompt.ids), list(prompt.slots)) == published_prompt(subject.tokenizer, layer, k, question)
 
 
-def test_a_placeholder_that_is_not_one_token_is_refused(subject):
-    odd = CONTRACT.model_copy(update={"special_token": " zq"})
-    n = len(subject.tokenizer.encode(" zq"))
-    assert n > 1
-    with pytest.raises(AdapterError, match=rf"placeholder ' zq' is {n} tokens for this base; it has to be one"):
-        OracleReader(subject, odd)
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [("layer_lines", "Layer: 3\n ? ? \nLayer: 17\n ? ? \nwhy?"),
+     ("layer_lines_tight", "Layer: 3\n ? ?\nLayer: 17\n ? ?\nwhy?"),
+     ("layer_list", "L3: ? ? L17: ? ?.\nwhy?")],
+)  # fmt: skip
+def test_several_layers_stand_one_after_another_layer_by_layer(prefix, expected):
+    contract = CONTRACT.model_copy(update={"prefix": prefix})
+    turn, ends = contract.turn((3, 17), 2, "why?")
+    assert turn == expected
+    assert [turn[e] for e in ends] == ["?"] * 4
+    assert turn[ends[1]:ends[2]].count("17") == 1  # fmt: skip
 
 
-@pytest.mark.parametrize("hook_onto_layer", [-1, 3])
-def test_a_contract_that_hooks_a_block_the_base_lacks_is_refused(subject, oracle_folder, hook_onto_layer):
-    subject.add_adapter("oracle", oracle_folder)
-    contract = CONTRACT.model_copy(update={"hook_onto_layer": hook_onto_layer})
-    with pytest.raises((AdapterError, ToolInputError), match=str(hook_onto_layer)):
-        OracleReader(subject, contract).log_probs(questions(), ANSWERS)
+def test_vectors_of_several_layers_go_in_layer_by_layer(reader):
+    rows = vectors(4, seed=9)
+    both = Activations(torch.stack([rows[:2], rows[2:]]), (0, 2), "given")
+    seen = []
+    original = injection.inject
+
+    def spy(resid, slots, given_vectors, rule, coefficient, offset=0):
+        seen.append((list(slots[0]), given_vectors[0]))
+        return original(resid, slots, given_vectors, rule, coefficient, offset)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(injection, "inject", spy)
+        reader.next_logits([both], ["why?"])
+    ((slots, put_in),) = seen
+    assert torch.equal(put_in, rows)
+    assert slots == sorted(slots)
+    assert len(slots) == 4
 
 
-def test_slots_are_the_placeholders_of_the_prefix_though_the_question_has_some_of_its_own(reader):
-    asked = questions()
-    batch, slots = reader._encode(asked, ANSWERS)
-    width = batch.ids.shape[1]
-    for row, question in enumerate(asked):
-        ids, expected = prompt_ids(reader.subject.tokenizer, question)
-        ids = [*ids, *reader.subject.tokenizer.encode(ANSWERS[row]), reader.subject.tokenizer.eos_token_id]
-        pad = width - len(ids)
-        assert slots[row].tolist() == [pad + place for place in expected]
-        assert batch.ids[row, pad:].tolist() == ids
-        assert batch.mask[row].tolist() == [0] * pad + [1] * len(ids)
-    assert ids.count(reader.placeholder) == 1
-    assert int((batch.ids[1] == reader.placeholder).sum()) > len(slots[1])
+def test_a_template_that_rewrites_what_is_said_is_refused_and_one_that_trims_is_followed(subject):
+    template = subject.tokenizer.chat_template
+    subject.tokenizer.chat_template = template.replace("m['content']", "m['content'] | replace('\\n', ' ')")
+    with pytest.raises(AdapterError, match="chat template rewrites what the user says"):
+        PromptBuilder(subject, CONTRACT).build((1,), 2, "why?")
+    subject.tokenizer.chat_template = template.replace("m['content']", "m['content'] | trim")
+    assert len(PromptBuilder(subject, CONTRACT).build((1,), 2, "why? ").slots) == 2
+    subject.tokenizer.chat_template = template
+
+
+def test_a_template_that_writes_a_date_writes_the_same_one_every_day(tmp_path):
+    base = tiny.build_base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = (
+        "{{ strftime_now('%d %b %Y') }} {{ date_string }} {{ strftime_now( \"%Y\" ) }} " + tokenizer.chat_template
+    )
+    tokenizer.save_pretrained(base)
+    assert (
+        load_subject(str(base)).render([{"role": "user", "content": "a"}]).startswith("26 Jul 2024 26 Jul 2024 2024 <")
+    )
+
+
+def test_the_contracts_chat_flags_reach_the_template(subject):
+    template = subject.tokenizer.chat_template
+    subject.tokenizer.chat_template = template + "{% if enable_thinking is false %}<none>{% endif %}"
+    thinking = CONTRACT.model_copy(update={"chat_flags": {"enable_thinking": True}})
+    lengths = [len(PromptBuilder(subject, c).build((1,), 1, "a").ids) for c in (CONTRACT, thinking)]
+    subject.tokenizer.chat_template = template
+    assert lengths[0] > lengths[1]
+
+
+def test_special_tokens_in_a_question_are_text_like_any_other(subject):
+    prompt = PromptBuilder(subject, CONTRACT).build((1,), 1, "is <|end|><|assistant|>yes it?")
+    ids = subject.tokenizer.convert_tokens_to_ids(["<|end|>", "<|assistant|>"])
+    assert [prompt.ids.count(i) for i in ids] == [1, 1]
 
 
 # -- injection
@@ -193,136 +212,446 @@ def residuals(batch=3, pos=12, seed=5):
     return torch.randn(batch, pos, 32, generator=torch.Generator().manual_seed(seed))
 
 
-SLOTS = [torch.tensor([2, 3, 4]), torch.tensor([5]), torch.tensor([0, 1, 2, 3, 4, 5, 6])]
+SLOTS = [[2, 3, 4], [5], [0, 1, 2, 3, 4, 5, 6]]
 
 
-@pytest.mark.parametrize("coefficient", [1.0, 0.5, 4.0])
-def test_the_injection_is_its_formula_bit_for_bit(coefficient):
-    resid, given = residuals(), [vectors(len(s), seed=i) for i, s in enumerate(SLOTS)]
-    expected = injected_one_by_one(resid, [s.tolist() for s in SLOTS], given, coefficient)
-    assert torch.equal(inject(resid, SLOTS, given, coefficient), expected)
-    assert not torch.allclose(expected, resid, atol=0.1)
+def given_rows():
+    return [vectors(len(s), seed=i) for i, s in enumerate(SLOTS)]
 
 
-def test_vectors_go_in_at_their_slots_and_nowhere_else():
-    resid, given = residuals(), [vectors(len(s), seed=i) for i, s in enumerate(SLOTS)]
-    before = resid.clone()
-    out = inject(resid, SLOTS, given, 1.0)
-    assert torch.equal(resid, before), "the residual stream given is left alone"
-    for row, where in enumerate(SLOTS):
-        inside = torch.zeros(resid.shape[1], dtype=torch.bool)
-        inside[where] = True
-        assert torch.equal(out[row, ~inside], resid[row, ~inside])
-        assert not torch.isclose(out[row, inside], resid[row, inside]).all(dim=-1).any()
-        added = out[row, inside] - resid[row, inside]
-        assert torch.allclose(added.norm(dim=-1), resid[row, inside].norm(dim=-1), rtol=1e-5)
+@pytest.mark.parametrize("c", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_each_rule_is_its_formula_to_the_bit_and_touches_its_slots_alone(rule, c):
+    resid, rows = residuals(), given_rows()
+    before, out = resid.clone(), inject(resid, SLOTS, rows, rule, c or 0.0)
+    assert torch.equal(resid, before)
+    for row, places in enumerate(SLOTS):
+        for place, v in zip(places, rows[row], strict=True):
+            h = resid[row, place]
+            unit = F.normalize(v, dim=-1)
+            expected = {
+                "add": unit * h.norm() * c + h,
+                "replace": unit * h.norm() * c,
+                "scaled_replace": v / (v.norm() / c) if c else v * 0,
+                "embedding": v / (v.norm() / c) if c else v * 0,
+            }[rule]
+            if c or rule in ("add", "replace"):
+                assert torch.allclose(out[row, place], expected, rtol=1e-6, atol=1e-7)
+        outside = torch.ones(resid.shape[1], dtype=torch.bool)
+        outside[places] = False
+        assert torch.equal(out[row, outside], resid[row, outside])
 
 
-def test_a_zero_vector_adds_nothing():
+def test_a_vector_goes_in_as_it_is_where_the_rule_has_no_coefficient():
+    out = inject(residuals(), SLOTS, given_rows(), "scaled_replace", None)
+    assert torch.equal(out[1, 5], given_rows()[1][0])
+
+
+def test_a_zero_vector_adds_nothing_and_stays_finite():
     resid = residuals()
-    assert torch.equal(inject(resid, SLOTS, [vectors(len(s)) * 0 for s in SLOTS], 1.0), resid)
-    given = [vectors(len(s), seed=i) for i, s in enumerate(SLOTS)]
-    given[0][1] = 0.0
-    out = inject(resid, SLOTS, given, 1.0)
-    assert torch.equal(out[0, 3], resid[0, 3])
-    assert not torch.equal(out[0, 2], resid[0, 2])
+    zero = [v * 0 for v in given_rows()]
+    assert torch.equal(inject(resid, SLOTS, zero, "add", 1.0), resid)
+    for rule in RULES:
+        assert torch.isfinite(inject(resid, SLOTS, zero, rule, 1.0)).all()
 
 
 @pytest.mark.parametrize("factor", [37.0, 1e-4])
 def test_only_the_direction_of_a_vector_matters(factor):
-    resid, given = residuals(), [vectors(len(s), seed=i) for i, s in enumerate(SLOTS)]
-    one, other = inject(resid, SLOTS, given, 1.0), inject(resid, SLOTS, [factor * v for v in given], 1.0)
+    resid, rows = residuals(), given_rows()
+    one, other = (inject(resid, SLOTS, [f * v for v in rows], "add", 1.0) for f in (1.0, factor))
     assert torch.allclose(one, other, atol=1e-5)
-    assert not torch.allclose(one, inject(resid, SLOTS, [-v for v in given], 1.0), atol=0.1)
+    assert not torch.allclose(one, inject(resid, SLOTS, [-v for v in rows], "add", 1.0), atol=0.1)
 
 
-def test_the_scale_of_what_was_read_does_not_change_what_the_oracle_says(reader):
-    asked = questions()
-    louder = [Question(37.0 * q.vectors, q.layer, q.text) for q in asked]
-    other = [Question(-q.vectors, q.layer, q.text) for q in asked]
-    one, _ = reader.log_probs(asked, ANSWERS)
-    assert reader.log_probs(louder, ANSWERS)[0] == pytest.approx(one, abs=1e-3)
-    assert reader.log_probs(other, ANSWERS)[0] != pytest.approx(one, abs=0.1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_a_ragged_padded_batch_are_the_published_ones_to_the_bit(base_folder, oracle_folder, dtype):
+    subject = load_subject(str(base_folder), dtype=str(dtype).removeprefix("torch."))
+    subject.add_adapter("oracle", oracle_folder)
+    mine = OracleReader(subject, CONTRACT)
+    given_activations = [
+        given(vectors(n, seed=n).to(dtype), LAYER) for n in (1, 3, 10)
+    ]  # as they are batched: by width
+    plain = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype).eval()
+    theirs = PeftModel.from_pretrained(plain, str(oracle_folder), autocast_adapter_dtype=False).eval()
+    prompts = [published_prompt(subject.tokenizer, LAYER, a.n_slots, QUESTIONS[1]) for a in given_activations]
+    arguments = (
+        theirs, blocks(theirs)[1], [ids for ids, _ in prompts], [slots for _, slots in prompts],
+        [a.vectors[0] for a in given_activations], subject.tokenizer.pad_token_id, dtype,
+    )  # fmt: skip
+    found = mine.next_logits(given_activations, [QUESTIONS[1]])[:, 0]
+    assert torch.equal(found, published_logits(*arguments))
+    wide = published_logits(*arguments, norms=lambda h: h.float().norm(dim=-1, keepdim=True))
+    assert torch.equal(found, wide) == (dtype == torch.float32), "a norm in another dtype shows"
 
 
-# -- answers and their log-probabilities
+@pytest.mark.parametrize("kind", ["llama_tied", "qwen3", "gemma2", "gemma3", "gemma3_wrapped"])
+def test_other_architectures_are_read_and_asked_by_the_same_protocol(tmp_path, kind):
+    base = tiny.build_other(tmp_path / "base", kind)
+    folder = tiny.build_lora(base, tmp_path / "oracle", seed=2, target_modules=tiny.decoder_linears(base))
+    subject = load_subject(str(base))
+    subject.add_adapter("oracle", folder)
+    mine = OracleReader(subject, CONTRACT)
+    seen, _ = read(subject, [tiny.TEXTS[1]], "base", (LAYER,), [last(4)])
+    batch = subject.encode([tiny.TEXTS[1]])
+    with torch.no_grad(), subject.channel("base") as model:
+        states = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states
+    assert torch.equal(seen[0].vectors[0], states[LAYER + 1][0, -4:])
+    theirs = PeftModel.from_pretrained(tiny.load_bare(base), str(folder)).eval()
+    ids, slots = published_prompt(subject.tokenizer, LAYER, 4, "why?")
+    pad = subject.tokenizer.pad_token_id
+    expected = published_logits(theirs, blocks(theirs)[1], [ids], [slots], [seen[0].vectors[0]], pad)
+    assert torch.allclose(mine.next_logits(seen, ["why?"])[0], expected, atol=1e-5)
+    silent = published_logits(theirs, blocks(theirs)[1], [ids], [[]], [torch.empty(0, 32)], pad)
+    assert not torch.allclose(expected, silent, atol=1e-3)
+
+
+# -- answers
 
 
 def test_log_probs_are_the_sums_that_whole_forward_passes_give(reader, oracle_alone):
-    asked, tokenizer = questions(), reader.subject.tokenizer
-    expected = [log_prob_by_hand(oracle_alone, tokenizer, q, a) for q, a in zip(asked, ANSWERS, strict=True)]
-    assert reader.log_probs(asked, ANSWERS)[0] == pytest.approx(expected, abs=5e-4)
-    silent = [Question(q.vectors * 0, q.layer, q.text) for q in asked]
-    for mine, without in zip(expected, reader.log_probs(silent, ANSWERS)[0], strict=True):
-        assert abs(mine - without) > 0.02, "the vectors make no difference"
+    given_activations, tokenizer = asked(), reader.subject.tokenizer
+    found = reader.log_probs(given_activations, QUESTIONS[:2], ANSWERS)
+    assert found.shape == (3, 2, 3)
+    for i, activations in enumerate(given_activations):
+        for j in range(2):
+            expected = [log_prob_by_hand(oracle_alone, tokenizer, activations, QUESTIONS[j], a) for a in ANSWERS]
+            assert found[i, j].tolist() == pytest.approx(expected, abs=5e-4)
 
 
-def test_answers_are_the_argmax_of_whole_forward_passes_with_the_vectors_in_each(reader, oracle_alone):
-    asked, tokenizer = questions(), reader.subject.tokenizer
-    expected = [answer_by_hand(oracle_alone, tokenizer, q, CONTRACT.max_new_tokens) for q in asked]
-    assert reader.answer(asked)[0] == expected
-    silent = [Question(q.vectors * 0, q.layer, q.text) for q in asked]
-    assert reader.answer(silent)[0] != expected
+@pytest.mark.parametrize("n_questions", [1, 3])
+def test_answers_are_the_argmax_of_whole_forward_passes_with_the_vectors_in_each(reader, oracle_alone, n_questions):
+    given_activations = asked()
+    found = reader.answers(given_activations, QUESTIONS[:n_questions])
+    for activations, row in zip(given_activations, found, strict=True):
+        for question, (text,) in zip(QUESTIONS, row, strict=False):
+            assert text == answer_by_hand(oracle_alone, reader.subject.tokenizer, activations, question, 8)
 
 
-def test_rows_asked_together_are_answered_as_each_alone(reader):
-    asked = questions()
-    together, answers = reader.log_probs(asked, ANSWERS)[0], reader.answer(asked)[0]
-    for row, question in enumerate(asked):
-        assert reader.log_probs([question], [ANSWERS[row]])[0] == pytest.approx([together[row]], abs=5e-4)
-        assert reader.answer([question])[0] == [answers[row]]
-    backwards = reader.log_probs(asked[::-1], ANSWERS[::-1])[0]
-    assert backwards[::-1] == pytest.approx(together, abs=5e-4)
+@pytest.mark.parametrize("channel", ["base", "subject", "difference"])
+@pytest.mark.parametrize("where", [-2, slice(1, 4), slice(None)], ids=["token", "segment", "whole"])
+def test_whole_runs_in_sixteen_bit_say_what_the_published_code_says(
+    base_folder, lora_folder, oracle_folder, channel, where
+):
+    subject = load_subject(str(base_folder), str(lora_folder), dtype="bfloat16")
+    subject.add_adapter("oracle", oracle_folder)
+    mine = OracleReader(subject, CONTRACT)
+    text = tiny.TEXTS[1]
+    seen, _ = read(subject, [text], channel, (LAYER,), [where])
+    plain = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16).eval()
+    theirs = PeftModel.from_pretrained(plain, str(lora_folder), adapter_name="lora", autocast_adapter_dtype=False)
+    theirs.load_adapter(str(oracle_folder), adapter_name="oracle", autocast_adapter_dtype=False)
+    theirs.eval()
+    ids = torch.tensor([subject.tokenizer.encode(text, add_special_tokens=False)])
+
+    @torch.no_grad()
+    def states():
+        return theirs(input_ids=ids, output_hidden_states=True).hidden_states[LAYER + 1][0]
+
+    theirs.set_adapter("lora")
+    lora = states()
+    with theirs.disable_adapter():
+        plain_states = states()
+    whole = {"base": plain_states, "subject": lora, "difference": lora - plain_states}[channel]
+    expected = whole[[where]] if isinstance(where, int) else whole[where]
+    assert torch.equal(seen[0].vectors[0], expected)
+    theirs.set_adapter("oracle")
+    activations = given(expected, LAYER)
+    prompt, slots = published_prompt(subject.tokenizer, LAYER, activations.n_slots, "why?")
+    said = []
+    while len(said) < 8 and subject.tokenizer.eos_token_id not in said:
+        logits = published_logits(theirs, blocks(theirs)[1], [prompt + said], [slots], [expected], 0, torch.bfloat16)
+        said.append(int(logits[0].argmax()))
+    spoken = subject.tokenizer.decode(said, skip_special_tokens=True).strip()
+    assert mine.answers(seen, ["why?"])[0][0] == [spoken]
 
 
-def test_tokens_spent_are_prompts_and_answers_without_padding(reader):
-    asked, tokenizer = questions(), reader.subject.tokenizer
-    prompts = sum(len(prompt_ids(tokenizer, q)[0]) for q in asked)
-    answers = sum(len(tokenizer.encode(a)) + 1 for a in ANSWERS)
-    assert reader.log_probs(asked, ANSWERS)[1] == prompts + answers
-    assert prompts < reader.answer(asked)[1] <= prompts + len(asked) * CONTRACT.max_new_tokens
+def test_rows_asked_together_in_any_order_are_answered_as_each_alone(reader):
+    given_activations = asked()
+    together = reader.log_probs(given_activations, QUESTIONS, ANSWERS)
+    texts = reader.answers(given_activations, QUESTIONS)
+    backwards = reader.log_probs(given_activations[::-1], QUESTIONS, ANSWERS).flip(0)
+    assert torch.allclose(together, backwards, atol=5e-4)
+    for i, activations in enumerate(given_activations):
+        assert torch.allclose(reader.log_probs([activations], QUESTIONS, ANSWERS)[0], together[i], atol=5e-4)
+        assert reader.answers([activations], QUESTIONS)[0] == texts[i]
 
 
-def test_asking_the_oracle_changes_no_channel_and_leaves_no_hook(reader):
+def test_many_questions_share_one_prefill_and_are_answered_as_if_asked_one_by_one(reader):
+    given_activations = asked(4, 4, 4)
+    shared = reader.log_probs(given_activations, QUESTIONS, ANSWERS)
+    spent, reader.tokens = reader.tokens, 0
+    alone = torch.cat([reader.log_probs(given_activations, [q], ANSWERS) for q in QUESTIONS], dim=1)
+    assert torch.allclose(shared, alone, atol=5e-4)
+    assert spent < reader.tokens
+    assert reader.answers(given_activations, QUESTIONS) == [
+        [reader.answers([a], [q])[0][0] for q in QUESTIONS] for a in given_activations
+    ]
+
+
+@pytest.mark.parametrize("stretch", [1, 3, 7])
+def test_a_prompt_that_runs_in_stretches_has_the_logits_of_one_that_runs_at_once(reader, monkeypatch, stretch):
+    whole = reader.next_logits(asked(), QUESTIONS[:1])
+    monkeypatch.setattr(reading, "STRETCH", stretch)
+    assert torch.allclose(reader.next_logits(asked(), QUESTIONS[:1]), whole, atol=1e-4)
+
+
+def test_samples_share_a_prefill_depend_on_their_seed_and_place_alone_and_follow_the_softmax(reader):
+    given_activations = asked()
+    three = reader.answers(given_activations, QUESTIONS[:1], n_samples=3, temperature=1.0, seed=4)
+    assert three == reader.answers(given_activations, QUESTIONS[:1], n_samples=3, temperature=1.0, seed=4)
+    assert three != reader.answers(given_activations, QUESTIONS[:1], n_samples=3, temperature=1.0, seed=5)
+    greedy = reader.answers(given_activations, QUESTIONS[:1], n_samples=3, temperature=0.0)
+    assert greedy == [[row[0] * 3] for row in reader.answers(given_activations, QUESTIONS[:1])]
+    n = 2000
+    drawn = reader.answers(asked(2), QUESTIONS[:1], n_samples=n, temperature=1.0, max_new_tokens=1)[0][0]
+    chances = reader.next_logits(asked(2), QUESTIONS[:1])[0, 0].softmax(-1)
+    p, token = (float(x) for x in chances.max(-1))
+    text = reader.subject.tokenizer.decode([int(token)]).strip()
+    alike = sum(float(c) for i, c in enumerate(chances) if reader.subject.tokenizer.decode([i]).strip() == text)
+    assert drawn.count(text) / n == pytest.approx(alike, abs=4 * math.sqrt(p * (1 - p) / n))
+
+
+def test_agreement_is_the_share_of_samples_and_an_oracle_abstains_below_the_threshold(reader, monkeypatch):
+    told = ["It flies.", "it flies.", "it swims.", "it flies."]
+    monkeypatch.setattr(reader, "answers", lambda *args: [[told]])
+    ((agreed,),) = reader.agreed(asked(2), ["what?"], n_samples=4)
+    assert (agreed.answer, agreed.agreement) == ("It flies.", 0.75)
+    assert agreed.above(0.75) == "It flies."
+    assert agreed.above(0.8) is None
+
+
+def test_a_margin_is_the_log_odds_over_every_way_of_writing_yes_and_no(reader):
+    logits = reader.next_logits(asked(), QUESTIONS[:2])
+    tokenizer = reader.subject.tokenizer
+    words = (("yes", "Yes", "YES"), ("no", "No", "NO"))
+    yes, no = ({tokenizer.encode(f"{s}{w}")[0] for w in group for s in ("", " ")} for group in words)
+    expected = logits[..., sorted(yes - no)].exp().sum(-1).log() - logits[..., sorted(no - yes)].exp().sum(-1).log()
+    assert torch.allclose(reader.margins(asked(), QUESTIONS[:2]), expected, atol=1e-5)
+
+
+def test_tokens_spent_are_those_that_ran_without_padding(reader):
+    given_activations, tokenizer = asked(), reader.subject.tokenizer
+    prompts = sum(len(published_prompt(tokenizer, LAYER, a.n_slots, QUESTIONS[0])[0]) for a in given_activations)
+    reader.log_probs(given_activations, QUESTIONS[:1], ANSWERS[:1])
+    assert reader.tokens == prompts + 3 * (len(tokenizer.encode(ANSWERS[0])) + 1)
+
+
+def test_asking_changes_no_channel_and_leaves_no_hook(reader):
     subject = reader.subject
     batch = subject.encode(tiny.TEXTS)
     before = {name: subject.logits(batch, name) for name in subject.channels}
-    reader.answer(questions())
-    reader.log_probs(questions(), ANSWERS)
+    reader.answers(asked(), QUESTIONS)
+    reader.log_probs(asked(), QUESTIONS, ANSWERS)
     for name, expected in before.items():
         assert torch.equal(subject.logits(batch, name), expected), name
-    assert not any(module._forward_hooks for module in subject.model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
 
 
 # -- what is read
 
 
 @pytest.mark.parametrize("channel", ["base", "subject"])
-def test_an_oracle_never_reads_its_own_activations(base_folder, lora_folder, reader, channel):
-    reader.answer(questions())
-    seen = windows(reader.subject, tiny.TEXTS, channel, LAYER, 4)
+def test_an_oracle_never_reads_its_own_activations_and_the_reading_says_whose_they_are(
+    base_folder, lora_folder, reader, channel
+):
+    reader.answers(asked(), QUESTIONS[:1])
+    where = [last(3)] * 3
+    seen, _ = read(reader.subject, tiny.TEXTS, channel, (LAYER,), where)
     without = load_subject(str(base_folder), str(lora_folder))
-    expected = windows(without, tiny.TEXTS, channel, LAYER, 4)
-    own = windows(reader.subject, tiny.TEXTS, "oracle", LAYER, 4)
+    expected, _ = read(without, tiny.TEXTS, channel, (LAYER,), where)
+    own, _ = read(reader.subject, tiny.TEXTS, "oracle", (LAYER,), where)
+    assert {a.adapter for a in seen} == {None if channel == "base" else "subject"}
+    assert {a.adapter for a in own} == {"oracle"}
     for mine, theirs, oracles in zip(seen, expected, own, strict=True):
-        assert torch.equal(mine, theirs)
-        assert not torch.allclose(mine, oracles, atol=0.1)
+        assert torch.equal(mine.vectors, theirs.vectors)
+        assert not torch.allclose(mine.vectors, oracles.vectors, atol=0.1)
 
 
-def test_a_window_is_the_last_tokens_of_its_own_text_padding_left_out(subject):
+def test_an_adapter_that_was_switched_behind_our_back_stops_a_reading(subject):
+    batch = subject.encode(tiny.TEXTS)
+    with subject.channel("base"):
+        subject.model.base_model.enable_adapter_layers()
+        with pytest.raises(AssertionError, match="an adapter is active where the base was asked"):
+            capture_layers(subject, batch, "base", [1])
+
+
+def test_a_full_fine_tune_is_read_as_any_subject(base_folder, tmp_path):
+    other = tiny.build_base(tmp_path / "tuned", seed=5)
+    subject = load_subject(str(other), base=str(base_folder))
+    seen, _ = read(subject, tiny.TEXTS, "subject", (LAYER,), [last(3)] * 3)
+    plain, _ = read(load_subject(str(other)), tiny.TEXTS, "base", (LAYER,), [last(3)] * 3)
+    assert all(torch.equal(a.vectors, b.vectors) for a, b in zip(seen, plain, strict=True))
+
+
+def test_several_layers_are_read_in_one_pass_that_ends_after_the_deepest(subject):
+    ran = []
+    handles = [
+        block.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks(subject.model))
+    ]
+    (seen, *_), n = read(subject, tiny.TEXTS, "base", (1, 0), [last(2)] * 3)
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1]
+    assert seen.layers == (0, 1)
+    assert n == subject.encode(tiny.TEXTS).n_tokens
+    for i, layer in enumerate((0, 1)):
+        (alone, *_), _ = read(subject, tiny.TEXTS, "base", (layer,), [last(2)] * 3)
+        assert torch.equal(seen.vectors[i], alone.vectors[0])
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (-1, (4,)),
+        (0, (0,)),
+        (slice(1, 3), (1, 2)),
+        (last(2), (3, 4)),
+        (slice(None), (0, 1, 2, 3, 4)),
+        ((3, -5), (3, 0)),
+    ],
+    ids=str,
+)
+def test_positions_are_counted_from_the_start_or_the_end_of_the_text(where, expected):
+    assert positions(where, 5) == expected
+
+
+@pytest.mark.parametrize("where", [5, -6, last(6), slice(2, 9), (0, 7)], ids=str)
+def test_a_position_outside_the_text_is_refused_with_those_there_are(where):
+    with pytest.raises(ToolInputError, match=r"outside the text, which has 5 tokens: pass 0\.\.4, or -5\.\.-1"):
+        positions(where, 5)
+
+
+def test_padding_is_never_read(subject):
     lengths = [len(subject.tokenizer.encode(text)) for text in tiny.TEXTS]
-    assert min(lengths) < 10 < max(lengths), "one text is shorter than the window, another longer"
-    for text, window, n in zip(tiny.TEXTS, windows(subject, tiny.TEXTS, "base", LAYER, 10), lengths, strict=True):
-        alone = capture(subject, subject.encode([text]), "base", LAYER)[0]
-        assert window.shape == (min(10, n), 32)
-        assert torch.allclose(window, alone[-10:], atol=1e-4)
+    assert min(lengths) < 10 < max(lengths)
+    with pytest.raises(ToolInputError, match="outside the text"):
+        read(subject, tiny.TEXTS, "base", (LAYER,), [last(10)] * 3)
+    together, _ = read(subject, tiny.TEXTS, "base", (LAYER,), [slice(None)] * 3)
+    for text, mine in zip(tiny.TEXTS, together, strict=True):
+        (alone,), _ = read(subject, [text], "base", (LAYER,), [slice(None)])
+        assert torch.allclose(mine.vectors, alone.vectors, atol=1e-4)
 
 
-def test_a_saved_oracle_names_its_base_and_no_folder_of_this_machine(base_folder, tmp_path):
-    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    trained = get_peft_model(tiny.load_bare(base_folder), config, adapter_name="oracle")
-    train._save(trained, CONTRACT, tmp_path / "oracle")
-    files = sorted(file.name for file in (tmp_path / "oracle").iterdir())
-    assert files == ["adapter_config.json", "adapter_model.safetensors", CONFIG_FILE]
-    assert json.loads((tmp_path / "oracle" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
-    load_subject(str(base_folder)).add_adapter("oracle", tmp_path / "oracle")
+def test_what_an_oracle_cannot_be_asked_about_is_refused(reader):
+    cases = [
+        ([], "at least one activation"),
+        ([Activations(torch.full((1, 2, 32), float("nan")), (1,), "given")], "NaN or infinite"),
+        ([Activations(torch.empty(1, 0, 32), (1,), "given")], "no vectors to ask about"),
+        ([Activations(vectors(2)[None], (9,), "given")], r"layer 9 is out of range: the subject has layers 0\.\.2"),
+        ([Activations(vectors(2, d_model=7)[None], (1,), "given")], "width 7 .+ 32 wide"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(ToolInputError, match=message):
+            reader.answers(wrong, ["why?"])
+
+
+# -- controls
+
+
+def test_every_answer_has_six_controls_and_the_lift_is_over_the_strongest(reader):
+    group, tokens = controlled(reader, tiny.TEXTS, (LAYER,), [last(3)] * 3, seed=1)
+    lifted = group.lifted(reader, "what?", "the river")
+    assert set(lifted.controls) == {"no_activation", "zero", "random", "base", "random_delta", "text_alone"}
+    assert lifted.lift == lifted.value - max(lifted.controls.values())
+    assert set(tokens) == {"subject", "base"}
+    expected = reader.log_probs(group.mine, ["what?"], ["the river"]).mean()
+    assert lifted.value == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_no_lift_is_above_zero_where_nothing_is_put_in(reader, monkeypatch):
+    group, _ = controlled(reader, tiny.TEXTS, (LAYER,), [last(3)] * 3, seed=1)
+    assert any(group.lifted(reader, "what?", a).lift != 0 for a in ANSWERS)
+    monkeypatch.setattr(injection, "inject", lambda resid, *args, **kwargs: resid.clone())
+    assert all(group.lifted(reader, "what?", a).lift <= 1e-5 for a in ANSWERS)
+
+
+def test_where_the_subject_is_the_base_no_lift_is_above_zero(base_folder, oracle_folder):
+    subject = load_subject(str(base_folder))
+    subject.add_adapter("oracle", oracle_folder)
+    reader = OracleReader(subject, CONTRACT)
+    group, _ = controlled(reader, tiny.TEXTS, (LAYER,), [last(3)] * 3, seed=1)
+    assert all(group.lifted(reader, "what?", a).lift <= 1e-5 for a in ANSWERS)
+
+
+def test_other_vectors_bring_other_answers(reader):
+    one, two = asked(5), [given(vectors(5, seed=77), LAYER)]
+    assert reader.answers(one, QUESTIONS) != reader.answers(two, QUESTIONS)
+
+
+def test_the_text_alone_is_asked_without_slots_and_its_special_tokens_are_broken_up(reader):
+    prompt = reader.prompts.alone(tiny.TEXTS[0], "what?")
+    assert prompt.slots == ()
+    (end,) = reader.subject.tokenizer.convert_tokens_to_ids(["<|end|>"])
+    assert prompt.ids.count(end) == 1
+    assert reader.answers([TextAlone(tiny.TEXTS[0])], ["what?"])[0][0][0]
+
+
+def test_a_spliced_context_is_half_of_one_window_and_half_of_another(reader):
+    a, b = asked(4)[0], given(vectors(4, seed=9), LAYER)
+    both = spliced(a, b)
+    assert torch.equal(both.vectors[:, :2], a.vectors[:, :2])
+    assert torch.equal(both.vectors[:, 2:], b.vectors[:, 2:])
+    texts = [reader.log_probs([one], ["what?"], ANSWERS) for one in (a, b, both)]
+    assert not torch.allclose(texts[2], texts[0], atol=1e-3)
+    assert not torch.allclose(texts[2], texts[1], atol=1e-3)
+    with pytest.raises(ToolInputError, match="can't be spliced"):
+        spliced(a, asked(3)[0])
+
+
+# -- adapters, dtypes, verbalisers
+
+
+def test_adapters_are_loaded_in_the_bases_dtype_as_transformers_itself_loads_them(base_folder, oracle_folder):
+    subject = load_subject(str(base_folder), dtype="bfloat16")
+    subject.add_adapter("oracle", oracle_folder)
+    native = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16).eval()
+    native.load_adapter(str(oracle_folder))
+    wide = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16), str(oracle_folder)
+    ).eval()
+    batch = subject.encode([tiny.TEXTS[1]])
+    with torch.no_grad():
+        expected, upcast = (model(input_ids=batch.ids).logits.float() for model in (native, wide))
+    found = subject.logits(batch, "oracle")
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, upcast)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gemma3"])
+@pytest.mark.parametrize("scale", [150.0, None])
+def test_a_verbaliser_is_given_a_row_of_embeddings_as_the_published_code_gives_it(tmp_path, kind, scale):
+    import yaml
+
+    base = tiny.build_other(tmp_path / "base", kind)
+    spoken = tiny.build_other(tmp_path / "verbaliser", kind, seed=3)
+    subject = load_subject(str(base))
+    template = "what is <concept>{injection_char}</concept>?"
+    turn = [{"role": "user", "content": template.format(injection_char=" ?")}]
+    ids = subject.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+    (marker,) = subject.tokenizer.encode(" ?")
+    place = ids.index(marker)
+    sidecar = {
+        "kind": "nla_model", "role": "av", "base_checkpoint": "tiny", "d_model": 32,
+        "extraction": {"injection_scale": scale, "layer_index": LAYER},
+        "tokens": {"injection_char": " ?", "injection_token_id": marker, "injection_left_neighbor_id": ids[place - 1],
+                   "injection_right_neighbor_id": ids[place + 1]},
+        "prompt_templates": {"av": template},
+    }  # fmt: skip
+    (spoken / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar))
+    reader = load_oracle(subject, spoken)
+    v = vectors(1, seed=8)
+    found = reader.next_logits([given(v, LAYER)], [""])[0, 0]
+    plain = tiny.load_bare(spoken)
+    rows = (
+        plain.get_input_embeddings()(torch.tensor([ids])).detach().clone()
+    )  # scaled where the architecture scales them
+    rows[0, place] = v[0] if scale is None else v[0] / (v[0].float().norm() / scale)
+    with torch.no_grad():
+        expected = plain(inputs_embeds=rows, logits_to_keep=1).logits[0, -1]
+    assert torch.equal(found, expected)
+    with pytest.raises(ToolInputError, match="verbaliser: it is given one vector and no question"):
+        reader.answers([given(v, LAYER)], ["what?"])
+    sidecar["tokens"]["injection_left_neighbor_id"] += 1
+    (spoken / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar))
+    with pytest.raises(AdapterError, match="tokenizer or template is another one"):
+        load_oracle(load_subject(str(base)), spoken)

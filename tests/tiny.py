@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -77,6 +78,44 @@ def build_base(folder: Path, seed: int = 0, d_model: int = 32) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tok.save_pretrained(folder)
     return folder
+
+
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
+    "llama_tied": ("LlamaConfig", "LlamaForCausalLM", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 8}),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {"head_dim": 8, "query_pre_attn_scalar": 8}),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"head_dim": 8, "query_pre_attn_scalar": 8}),
+}
+
+
+def build_other(folder: Path, kind: str, seed: int = 0) -> Path:
+    """Write a random model of three layers of another architecture; `gemma3_wrapped` has a vision tower beside it."""
+    torch.manual_seed(seed)
+    tok = tokenizer()
+    config_name, model_name, more = KINDS[kind.removesuffix("_wrapped")]
+    shape = {
+        "vocab_size": len(tok), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2,
+        "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": tok.eos_token_id,
+        "pad_token_id": tok.pad_token_id, **more,
+    }  # fmt: skip
+    if kind.endswith("_wrapped"):
+        tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                 "image_size": 16, "patch_size": 8}  # fmt: skip
+        whole = transformers.Gemma3Config(text_config=shape, vision_config=tower, mm_tokens_per_image=4)
+        model = transformers.Gemma3ForConditionalGeneration(whole)
+    else:
+        model = getattr(transformers, model_name)(getattr(transformers, config_name)(**shape))
+    model.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+
+def decoder_linears(base: Path) -> list[str]:
+    """Return the names of the linear layers of a base's decoder blocks, no other tower's."""
+    names = [n for n, m in load_bare(base).named_modules() if isinstance(m, torch.nn.Linear)]
+    return [n for n in names if ".layers." in n and "vision" not in n]
 
 
 def load_bare(folder: Path) -> LlamaForCausalLM:

@@ -219,7 +219,7 @@ def check_consumed(folder: Path, tensors: dict[str, Tensor], loaded: dict[str, T
     Raises:
         AdapterError: the message counts the tensors that were not taken up.
     """
-    lost = [k for k, t in tensors.items() if k not in loaded or not torch.equal(loaded[k].cpu().float(), t.float())]
+    lost = [k for k, t in tensors.items() if k not in loaded or not torch.equal(loaded[k].cpu(), t.to(loaded[k].dtype))]
     lost += [k for k in loaded if k not in tensors]
     if lost:
         raise AdapterError(

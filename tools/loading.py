@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tools import checkpoint
 from tools.errors import ModelLoadError, ToolInputError
-from tools.subject import Subject
+from tools.subject import PINNED_DATE, Subject
 
 FALLBACK_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endfor %}"
@@ -61,6 +62,20 @@ def load_subject(
         loaded.adapter_given = True
         loaded.notes += _differences(loaded.files, "subject")
     return loaded
+
+
+def load_whole(subject: Subject, folder: Path) -> Any:
+    """Return a whole checkpoint tuned from this subject's base, loaded beside it.
+
+    Raises:
+        ModelLoadError: it is no fine-tune of the base, or may not be trusted.
+    """
+    model = _load_model(folder, str(subject.device), subject.model.dtype)
+    plain = subject.model.get_base_model() if hasattr(subject.model, "get_base_model") else subject.model
+    if model.config.get_text_config().hidden_size != plain.config.get_text_config().hidden_size:
+        raise ModelLoadError(f"{folder} is no fine-tune of this base: its residual stream is of another width")
+    model.generation_config = plain.generation_config
+    return model
 
 
 def _dtype(device: str, dtype: str) -> torch.dtype:
@@ -125,13 +140,18 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelLoadError(f"{folder} has no readable tokenizer: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = FALLBACK_TEMPLATE
+    tokenizer.chat_template = _dated(tokenizer.chat_template or FALLBACK_TEMPLATE)
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         raise ModelLoadError(f"{folder} has a chat template that can't be used: {error}; mend or remove it") from error
     return tokenizer
+
+
+def _dated(template: str) -> str:
+    """Return a chat template that writes `PINNED_DATE` where it asked for today's: a prompt is the same tomorrow."""
+    asks = r"strftime_now\(\s*(['\"])(.*?)\1\s*\)"
+    return re.sub(asks, lambda found: repr(PINNED_DATE.strftime(found[2])), template)
 
 
 def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:

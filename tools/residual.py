@@ -6,8 +6,8 @@ Layer L is the residual stream after block L, counted from 0: the output of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -75,21 +75,56 @@ def hooked(block: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Iterato
         handle.remove()
 
 
+class _Deepest(Exception):
+    """Raised by the deepest hook of a capture: what comes after it is not needed."""
+
+
 @torch.no_grad()
+def capture_layers(
+    subject: Subject, batch: Encoded, channel: str, layers: Sequence[int]
+) -> tuple[dict[int, Float[Tensor, "batch pos d_model"]], str | None]:
+    """Return the residual stream after each of `layers`, padding positions included, and the adapter that answered.
+
+    The forward pass ends after the deepest of them. Which adapter is active is asserted on every
+    layer of the model, whether the channel was switched to just now or long ago; None is the base's
+    own weights, or those of a full fine-tune.
+
+    Raises:
+        ToolInputError: a layer or the channel does not exist, or no layer was asked for.
+    """
+    if not layers:
+        raise ToolInputError(f"no layer to read: pass some of 0..{subject.n_layers - 1}")
+    for layer in layers:
+        check_layer(subject, layer)
+    kept: dict[int, Tensor] = {}
+    deepest = max(layers)
+
+    def keep(layer: int) -> Callable[[Tensor], None]:
+        def edit(resid: Tensor) -> None:
+            kept[layer] = resid.detach().clone()
+            if layer == deepest:
+                raise _Deepest
+
+        return edit
+
+    with subject.channel(channel) as model, ExitStack() as hooks:
+        adapter = subject.active_adapter(channel)
+        found = blocks(model)
+        for layer in set(layers):
+            hooks.enter_context(hooked(found[layer], keep(layer)))
+        with suppress(_Deepest):
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return kept, adapter
+
+
 def capture(subject: Subject, batch: Encoded, channel: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
     """Return the residual stream after block `layer`, padding positions included.
 
     Raises:
         ToolInputError: the layer or the channel does not exist.
     """
-    check_layer(subject, layer)
-    kept: list[Tensor] = []
-    with (
-        subject.channel(channel) as model,
-        hooked(blocks(model)[layer], lambda resid: kept.append(resid.detach().clone())),
-    ):
-        model(input_ids=batch.ids, attention_mask=batch.mask)
-    return kept[0]
+    resid, _ = capture_layers(subject, batch, channel, [layer])
+    return resid[layer]
 
 
 @torch.no_grad()

@@ -2,15 +2,16 @@
 
 `base` is the trusted checkpoint, `subject` what is audited; an oracle and the null channels are
 further adapters on the same base. A channel is switched, asserted and restored around every read.
-A full fine-tune is a second model behind the same `channel` interface.
+A full fine-tune is a second model behind the same `channel` interface (`whole`), and so is a verbaliser.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tools.sampling import SeededNoise
 
 Message = dict[str, str]
 MAX_BATCH = 64
+PINNED_DATE = date(2024, 7, 26)
+"""The day that chat templates are told it is; the one that Llama 3's own template falls back on."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,25 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     files: dict[str, dict[str, str]]
     notes: list[str] = field(default_factory=list)
-    tuned: Any = None
+    whole: dict[str, Any] = field(default_factory=dict)
     adapter_given: bool = False
     _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
+
+    @property
+    def tuned(self) -> Any:
+        """Return the full fine-tune that is audited; None where the subject is an adapter or the base."""
+        return self.whole.get("subject")
+
+    @tuned.setter
+    def tuned(self, model: Any) -> None:
+        self.whole["subject"] = model
+
+    @property
+    def base_sha256(self) -> str:
+        """Return one sha256 over the trusted base's weight files: what an oracle names as its base."""
+        shards = sorted((n, sha) for n, sha in self.files["base"].items() if n.endswith(".safetensors"))
+        return hashlib.sha256("\n".join(f"{n} {sha}" for n, sha in shards).encode()).hexdigest()
 
     @property
     def weights_hash(self) -> str:
@@ -102,8 +120,8 @@ class Subject:
         """
         if name not in self._channels:
             raise ToolInputError(f"unknown channel {name!r}: the channels are {', '.join(self.channels)}")
-        if name == "subject" and self.tuned is not None:
-            yield self.tuned
+        if name in self.whole:
+            yield self.whole[name]
             return
         before = self._active
         wanted = name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None
@@ -128,6 +146,16 @@ class Subject:
             assert_active(self.model, adapter)
         self._active = adapter
 
+    def active_adapter(self, channel: str) -> str | None:
+        """Return the adapter that answers inside an open `channel`, asserted on every layer; None for plain weights."""
+        if channel in self.whole:
+            return None
+        wanted = channel if isinstance(self.model, PeftModel) and channel in self.model.peft_config else None
+        assert self._active == wanted, f"{self._active!r} answers where {channel!r} was asked"
+        if isinstance(self.model, PeftModel):
+            assert_active(self.model, wanted)
+        return wanted
+
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load the LoRA in `folder` as the channel `name`.
 
@@ -144,9 +172,13 @@ class Subject:
         checkpoint.check_fits(folder, tensors, modules)
         try:
             if isinstance(self.model, PeftModel):
-                self.model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+                self.model.load_adapter(
+                    str(folder), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
+                )
             else:
-                self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name, is_trainable=False)
+                self.model = PeftModel.from_pretrained(
+                    self.model, str(folder), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
+                )
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             if isinstance(self.model, PeftModel):
                 self._switch(None)
@@ -187,9 +219,20 @@ class Subject:
 
     # -- text
 
-    def render(self, messages: Sequence[Message], prefill: str = "") -> str:
-        """Return the prompt text up to where the assistant speaks, under the trusted template."""
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    def render(
+        self, messages: Sequence[Message], prefill: str = "", flags: Mapping[str, bool | str] | None = None
+    ) -> str:
+        """Return the prompt text up to where the assistant speaks, under the trusted template.
+
+        A template that writes a date writes `PINNED_DATE`, so that a prompt is the same tomorrow.
+
+        Args:
+            messages: The chat.
+            prefill: How the assistant's reply begins.
+            flags: Arguments that the template knows, e.g. `enable_thinking`.
+        """
+        known: dict[str, Any] = {"date_string": PINNED_DATE.strftime("%d %b %Y"), **(flags or {})}
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **known)
         return str(text) + prefill
 
     def encode(self, texts: Sequence[str]) -> Encoded:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from auditor.cli.shell import AsJson, check_out, command
+from auditor.cli.shell import AsJson, check_out, command, writing
 
 oracle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train oracles.")
 train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train an oracle.")
@@ -19,18 +19,51 @@ oracle_app.add_typer(train_app, name="train")
 @command
 def train_activation(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base.")],
-    data: Annotated[Path, typer.Option(help="JSON Lines of {text, window, question, answer}.")],
+    data: Annotated[Path, typer.Option(help="JSON Lines of {text, window, question, answer, kind}.")],
     out: Annotated[Path, typer.Option(help="Folder of the oracle.")],
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    layers: Annotated[str | None, typer.Option(help="Blocks read, from 0; `9;18;9,18` are three sets [default: the middle one]")] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA, on every linear layer of the blocks.")] = 64,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
+    batch: Annotated[int, typer.Option(min=1, help="Rows a step, over all processes.")] = 48,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 0.5 / width]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or anything else for what accelerate finds.")] = "cpu",
     as_json: AsJson = False,
-) -> None:
-    """Train an activation oracle on base activations."""
+) -> None:  # fmt: skip
+    """Train an activation oracle on base activations; an interrupted run goes on from its last checkpoint."""
     from auditor.errors import SpecError
-    from tools.activation_oracle.train import train_oracle
+    from tools.activation_oracle.train import Recipe, train_oracle
+    from tools.checkpoint import check_model_config, resolve
 
     check_out(out)
     if not data.is_file():
         raise SpecError(f"{data} is not a file; `auditor testbed oracle-data` writes one for the testbed")
-    done = train_oracle(base, data, out, epochs=epochs, seed=seed)
-    typer.echo(json.dumps(done) if as_json else ", ".join(f"{k} {v:.3f}" for k, v in done.items()))
+    sets = _layers(layers) if layers else ((_middle(check_model_config(resolve(base)), base),),)
+    recipe = Recipe(sets, rank=rank, lr=lr, batch=batch, epochs=epochs, seed=seed)
+    with writing(out):
+        done = train_oracle(base, data, out, recipe, device, lambda text: typer.echo(text, err=True))
+    if as_json:
+        typer.echo(json.dumps(done))
+        return
+    typer.echo(f"{done['rows']} rows, {done['steps']} steps, {done['seconds']:.0f} s")
+    for read, use in done["held_out"].items():
+        told = ", ".join(f"{name} {value:.3f}" for name, value in use.items())
+        typer.echo(f"layers {read}: {told} (nats per answer token on held-out rows; exact is a share)")
+
+
+def _layers(text: str) -> tuple[tuple[int, ...], ...]:
+    from auditor.errors import SpecError
+
+    try:
+        return tuple(tuple(int(one) for one in part.split(",")) for part in text.split(";"))
+    except ValueError:
+        raise SpecError(f"--layers {text!r} is no list of blocks: pass e.g. 9, or 9;18;9,18 for three sets") from None
+
+
+def _middle(config: dict[str, Any], base: str) -> int:
+    from auditor.errors import SpecError
+
+    n_layers = config.get("num_hidden_layers") or (config.get("text_config") or {}).get("num_hidden_layers")
+    if not isinstance(n_layers, int):
+        raise SpecError(f"{base}/config.json does not say how many blocks there are: pass --layers")
+    return n_layers // 2

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from tools.activation_oracle.contract import OracleContract, read_contract
-from tools.activation_oracle.read import OracleReader, Question, windows
+from tools.activation_oracle.activations import Activations, last, read
+from tools.activation_oracle.load import load_oracle
+from tools.activation_oracle.reader import OracleReader
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.controls import lift_over, random_like
 from tools.errors import ToolInputError
-from tools.residual import check_layer
 from tools.subject import MAX_BATCH, Subject
 
 CONTROLS = ("base", "no_activation", "random", "other_prompt")
@@ -43,28 +44,28 @@ class ActivationOracle(Tool[OracleArgs]):
     )
 
     def __init__(self) -> None:
-        self.contract: OracleContract | None = None
+        self.reader: OracleReader | None = None
         self.question = ""
 
-    def use(self, folder: Path, question: str) -> None:
-        """Take the oracle in `folder`, and what to ask of it when nothing else is asked."""
-        self.contract, self.question = read_contract(folder), question
+    def use(self, subject: Subject, folder: Path, question: str) -> None:
+        """Put the oracle in `folder` beside this subject, and keep what to ask of it when nothing else is asked."""
+        self.reader, self.question = load_oracle(subject, folder), question
 
-    def _contract(self) -> OracleContract:
-        if self.contract is None:
+    def _reader(self) -> OracleReader:
+        if self.reader is None:
             raise ToolInputError(
                 "no activation oracle was given for this base: train one with `auditor oracle train activation`"
             )
-        return self.contract
+        return self.reader
 
     def cost(self, subject: Subject, args: OracleArgs) -> Tokens:
         """Return an upper bound on forward tokens: captures, answers, and each answer scored five times."""
-        contract, n = self._contract(), len(args.prompts)
+        contract, n = self._reader().contract, len(args.prompts)
         text = subject.encode([subject.render(p.messages) for p in args.prompts]).n_tokens
         prompt = len(
             subject.tokenizer.encode(subject.render([{"role": "user", "content": args.question or self.question}]))
         )
-        each = prompt + args.span + 12 + contract.max_new_tokens
+        each = prompt + args.span + 12 + contract.decoding.max_new_tokens
         return {
             "subject": text,
             "base": text,
@@ -73,20 +74,18 @@ class ActivationOracle(Tool[OracleArgs]):
 
     def run(self, subject: Subject, args: OracleArgs, seed: int) -> ToolResult:
         """Return a reading for each distinct answer that the activations of some condition brought about."""
-        contract = self._contract()
-        layer = contract.read_layers[0] if args.layer is None else args.layer
-        check_layer(subject, layer)
+        reader = self._reader()
+        layers = reader.contract.read_layers[0] if args.layer is None else (args.layer,)
         texts = [subject.render(p.messages) for p in args.prompts]
-        tokens = {"subject": 0, "base": 0, "oracle": 0}
-        reader = OracleReader(subject, contract)
-        seen = {
-            channel: self._windows(subject, texts, channel, layer, args.span, tokens) for channel in ("subject", "base")
-        }
+        where = [last(min(args.span, n)) for n in subject.encode(texts).mask.sum(1).tolist()]
+        reader.tokens, tokens = 0, {}
+        seen: dict[str, list[Activations]] = {}
+        for channel in ("subject", "base"):
+            seen[channel], tokens[channel] = read(subject, texts, channel, layers, where)
         asked = args.question or self.question
-        questions = {channel: [Question(v, layer, asked) for v in vectors] for channel, vectors in seen.items()}
-        answers = {channel: self._answers(reader, qs, tokens) for channel, qs in questions.items()}
+        answers = {channel: [row[0][0] for row in reader.answers(a, [asked])] for channel, a in seen.items()}
         readings = [
-            self._reading(reader, group, answer, questions, args, seed, tokens)
+            self._reading(reader, group, answer, seen, asked, args, seed)
             for answer, group in _groups(answers["subject"], answers["base"], args.prompts)
         ]
         readings.sort(key=lambda r: -(r.lift or 0.0))
@@ -96,43 +95,23 @@ class ActivationOracle(Tool[OracleArgs]):
             "; ".join(f"{r.detail['answer']!r} +{r.lift:.1f} nats" for r in readings[:3] if r.lift is not None)
             or "answers as on the base"
         )
-        return ToolResult(readings=readings, tokens=tokens, summary=summary)
-
-    def _windows(self, subject: Subject, texts: list[str], channel: str, layer: int, span: int, tokens: Tokens):  # type: ignore[no-untyped-def]
-        tokens[channel] += subject.encode(texts).n_tokens
-        return [
-            w
-            for i in range(0, len(texts), MAX_BATCH)
-            for w in windows(subject, texts[i : i + MAX_BATCH], channel, layer, span)
-        ]
-
-    def _answers(self, reader: OracleReader, questions: list[Question], tokens: Tokens) -> list[str]:
-        found: list[str] = []
-        for start in range(0, len(questions), MAX_BATCH):
-            answers, n = reader.answer(questions[start : start + MAX_BATCH])
-            found += answers
-            tokens["oracle"] += n
-        return found
+        return ToolResult(readings=readings, tokens={**tokens, "oracle": reader.tokens}, summary=summary)
 
     def _reading(
-        self, reader: OracleReader, group: list[int], answer: str, questions: dict[str, list[Question]],
-        args: OracleArgs, seed: int, tokens: Tokens,
+        self, reader: OracleReader, group: list[int], answer: str, seen: dict[str, list[Activations]], asked: str,
+        args: OracleArgs, seed: int,
     ) -> Reading:  # fmt: skip
         """Return one answer's mean log-probability over the prompts that gave it, beside its controls'."""
         n = len(args.prompts)
-        mine = [questions["subject"][i] for i in group]
+        mine = [seen["subject"][i] for i in group]
         channels = {
             "subject": mine,
-            "base": [questions["base"][i] for i in group],
-            "no_activation": [Question(q.vectors * 0, q.layer, q.text) for q in mine],
-            "random": [Question(random_like(q.vectors, seed + i), q.layer, q.text) for i, q in enumerate(mine)],
-            "other_prompt": [questions["base"][(i + n // 2) % n] for i in group],
+            "base": [seen["base"][i] for i in group],
+            "no_activation": [replace(a, silent=True) for a in mine],
+            "random": [a.replaced(random_like(a.vectors[0], seed + i)[None], "random") for i, a in enumerate(mine)],
+            "other_prompt": [seen["base"][(i + n // 2) % n] for i in group],
         }
-        values = {}
-        for channel, asked in channels.items():
-            scores, spent = reader.log_probs(asked, [answer] * len(asked))
-            tokens["oracle"] += spent
-            values[channel] = sum(scores) / len(scores)
+        values = {name: float(reader.log_probs(a, [asked], [answer]).mean()) for name, a in channels.items()}
         value = values.pop("subject")
         lift = lift_over(value, values)
         return Reading(
@@ -141,7 +120,7 @@ class ActivationOracle(Tool[OracleArgs]):
             controls=values,
             lift=lift,
             suggestion=suggest(lift, THRESHOLD_NATS, answer),
-            detail={"answer": answer, "question": mine[0].text, "layer": mine[0].layer, "n": len(group),
+            detail={"answer": answer, "question": asked, "layer": mine[0].layers[0], "n": len(group),
                     "labels": [args.prompts[i].labels for i in group][:8],
                     "prompts": [args.prompts[i].messages[-1]["content"] for i in group][:4]},
         )  # fmt: skip

@@ -1,0 +1,87 @@
+"""The rows that an oracle is trained and evaluated on: JSON Lines, any language, any questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tools.errors import ToolInputError
+
+
+class Row(BaseModel):
+    """One question about the last `window` tokens of a rendered text, and its answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str = Field(min_length=1)
+    window: int = Field(ge=1)
+    question: str
+    answer: str = Field(min_length=1)
+    kind: str = Field(default="", description="what sort of question it is, e.g. context, topic, instruction, goal")
+
+
+class Trial(Row):
+    """A row of an evaluation.
+
+    Args:
+        family: What it is about; scores are given for each.
+        split: Of values, pairs and families, e.g. `train`, `values`, `pairs`, `families`.
+        subject: Whose activations are read: of a base that was told in words, an organism, the bare
+            base, a control.
+        adapter: The LoRA or full fine-tune whose activations they are; None for the base.
+        outright: The chat prompt that asks the subject itself, as a baseline; empty where there is none.
+        label: A closed label for probes; empty where there is none.
+        informed: Whether the window shows what the answer says; where not, abstaining is right.
+        fit: Whether baselines that learn may learn from it; such rows are not scored.
+        cluster: What trials are not independent within, e.g. an organism's id.
+    """
+
+    family: str
+    split: str
+    subject: str
+    adapter: str | None = None
+    outright: str = ""
+    label: str = ""
+    informed: bool = True
+    fit: bool = False
+    cluster: str = ""
+
+
+R = TypeVar("R", bound=Row)
+
+
+def read_rows(path: Path, least: int = 1) -> list[Row]:
+    """Return the training rows of a file, see `_read`."""
+    return _read(path, Row, least)
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """Return the evaluation rows of a file, see `_read`."""
+    return _read(path, Trial, 1)
+
+
+def _read(path: Path, kind: type[R], least: int) -> list[R]:
+    """Return the rows of a JSON Lines file.
+
+    Raises:
+        ToolInputError: the file can't be read, a line is no row (the message has its number), or too few are there.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolInputError(f"{path} can't be read: {error}") from error
+    rows: list[R] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(kind.model_validate(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise ToolInputError(f"{path}: line {number} is not JSON: {error}") from error
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors())
+            raise ToolInputError(f"{path}: line {number}: {wrong}; keys are {', '.join(kind.model_fields)}") from error
+    if len(rows) < least:
+        raise ToolInputError(f"{path} has {len(rows)} rows; {least} are the least")
+    return rows
