@@ -551,7 +551,7 @@ def test_what_an_oracle_cannot_be_asked_about_is_refused(reader):
 def test_every_answer_has_six_controls_and_the_lift_is_over_the_strongest(reader):
     group, tokens = controlled(reader, tiny.TEXTS, (LAYER,), [last(3)] * 3, seed=1)
     lifted = group.lifted(reader, "what?", "the river")
-    assert set(lifted.controls) == {"no_activation", "zero", "random", "base", "random_delta", "text_alone"}
+    assert set(lifted.controls) == {"no_activation", "zero_vector", "random", "base", "random_delta", "text_alone"}
     assert lifted.lift == lifted.value - max(lifted.controls.values())
     assert set(tokens) == {"subject", "base"}
     expected = reader.log_probs(group.mine, ["what?"], ["the river"]).mean()

@@ -17,7 +17,7 @@ from tools.activation_oracle.reader import Asked, OracleReader, TextAlone
 from tools.controls import RANDOM_DELTA, lift_over, random_like
 from tools.errors import ToolInputError
 
-NO_ACTIVATION, ZERO, RANDOM, BASE, TEXT = "no_activation", "zero", "random", "base", "text_alone"
+NO_ACTIVATION, ZERO, RANDOM, BASE, TEXT = "no_activation", "zero_vector", "random", "base", "text_alone"
 LEAST_SPLICED = 2
 
 
