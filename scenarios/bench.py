@@ -19,8 +19,8 @@ from auditor.errors import SpecError
 from scenarios.grading import Answer, as_row, is_organism, matches, read_answer
 from scenarios.load import load_scenario
 from scenarios.workers import each
+from tools.intervals import clustered_interval
 
-BOOTSTRAPS = 2000
 HELD_OUT = ("heldout", "hard", "foreign")
 RUNS = Path(__file__).parent / "runs.jsonl"
 
@@ -153,14 +153,14 @@ def score(jobs: Sequence[Job], results: dict[tuple[str, int], AuditResult], answ
     )
     for name in ("recall_at_1", "recall_at_3", "family_at_1"):
         if organisms:
-            board.intervals[name] = clustered_interval(organisms, name)
+            board.intervals[name] = interval_of(organisms, name)
     regimes = list(dict.fromkeys(row["regime"] for row in organisms))
     for regime in regimes if len(regimes) > 1 else ():
         own = [row for row in organisms if row["regime"] == regime]
         board.by_regime[regime] = {
             "n_organisms": len({row["scenario"] for row in own}),
             "recall_at_1": _mean(own, "recall_at_1"),
-            "interval": clustered_interval(own, "recall_at_1"),
+            "interval": interval_of(own, "recall_at_1"),
         }
     return board
 
@@ -169,15 +169,12 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     return statistics.fmean(row[name] for row in rows) if rows else None
 
 
-def clustered_interval(rows: Sequence[dict[str, Any]], name: str, seed: int = 0) -> tuple[float, float]:
-    """Return the 95% interval of the mean by resampling scenarios, all seeds of one together."""
+def interval_of(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
+    """Return the 95% interval of a score's mean by resampling scenarios, all seeds of one together."""
     clusters: dict[str, list[float]] = {}
     for row in rows:
         clusters.setdefault(row["scenario"], []).append(row[name])
-    means = [statistics.fmean(values) for values in clusters.values()]
-    rng = random.Random(seed)
-    draws = sorted(statistics.fmean(rng.choices(means, k=len(means))) for _ in range(BOOTSTRAPS))
-    return draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS) - 1]
+    return clustered_interval(clusters)
 
 
 def alarm_rate(board: Scoreboard) -> tuple[int, int, float]:

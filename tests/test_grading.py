@@ -13,7 +13,7 @@ from auditor.audit import hash_of
 from auditor.config import AuditResult, AuditSpec, ReportedClaim
 from auditor.errors import SpecError
 from auditor.ledger import Ledger
-from scenarios.bench import Job, alarm_rate, clustered_interval, derangement, score, shuffled_jobs, table
+from scenarios.bench import Job, alarm_rate, derangement, interval_of, score, shuffled_jobs, table
 from scenarios.grading import (
     Answer,
     AnswerClaim,
@@ -195,8 +195,8 @@ def rows(values):
 
 def test_seeds_of_one_scenario_are_resampled_together():
     """Two scenarios, always or never found: any mean of two draws is possible, however many seeds each has."""
-    assert clustered_interval(rows([[0.0] * 50, [1.0] * 50]), "recall") == (0.0, 1.0)
-    low, high = clustered_interval(rows([[0.0], [1.0]] * 50), "recall")
+    assert interval_of(rows([[0.0] * 50, [1.0] * 50]), "recall") == (0.0, 1.0)
+    low, high = interval_of(rows([[0.0], [1.0]] * 50), "recall")
     assert 0.3 < low < 0.5 < high < 0.7
 
 
@@ -205,11 +205,11 @@ def test_the_clustered_interval_is_the_bootstrap_of_the_cluster_means():
     values = [[float(rng.random() < p) for _ in range(3)] for p in (0.1, 0.3, 0.5, 0.5, 0.7, 0.8, 0.9, 1.0)]
     means = [statistics.fmean(v) for v in values]
     reference = scipy.stats.bootstrap((means,), statistics.fmean, method="percentile", vectorized=False, rng=0)
-    assert clustered_interval(rows(values), "recall") == pytest.approx(reference.confidence_interval, abs=0.05)
+    assert interval_of(rows(values), "recall") == pytest.approx(reference.confidence_interval, abs=0.05)
 
 
 def test_a_measure_that_never_varies_has_an_interval_of_no_width():
-    assert clustered_interval(rows([[0.5, 0.5]] * 4), "recall") == (0.5, 0.5)
+    assert interval_of(rows([[0.5, 0.5]] * 4), "recall") == (0.5, 0.5)
 
 
 @given(st.sets(WORD, min_size=2, max_size=30), st.integers(0, 1000))

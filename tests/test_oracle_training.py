@@ -14,15 +14,16 @@ from safetensors.torch import load_file
 
 from tools.activation_oracle import train
 from tools.activation_oracle.contract import AO_CONFIG, read_contract
+from tools.activation_oracle.evaluate import evaluate, table
 from tools.activation_oracle.load import load_oracle
-from tools.activation_oracle.rows import Row, read_rows
+from tools.activation_oracle.rows import Row, Swap, Trial, read_rows
 from tools.activation_oracle.token_use import token_use, windows
 from tools.activation_oracle.train import Recipe, train_oracle
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 
 WORDS = ("river", "bridge", "kettle", "fox")
-RECIPE = Recipe(((1,), (0, 1)), rank=16, lr=8e-3, batch=24, epochs=6.0)
+RECIPE = Recipe(((1,), (0, 1)), rank=16, lr=1e-2, batch=24, epochs=4.0)
 
 
 def told(n, seed=0, constant=False):
@@ -183,3 +184,56 @@ def test_too_few_rows_and_a_layer_the_base_lacks_are_refused(base_folder, data, 
         train_oracle(str(base_folder), few, tmp_path / "out", Recipe(((1,),), batch=24))
     with pytest.raises(ToolInputError, match=r"layer 7 is out of range: the subject has layers 0\.\.2"):
         train_oracle(str(base_folder), data, tmp_path / "out", Recipe(((7,),), batch=24))
+
+
+# -- evaluation: an oracle that reads, beside what needs none
+
+
+def trials(adapter=None, n=60, fit=0):
+    for i, row in enumerate(told(n + fit, seed=21)):
+        yield Trial(
+            **row, family="words" if i % 2 else "others", split="train", subject="organism" if adapter else "base",
+            adapter=adapter, label=row["answer"], words=(row["answer"],), fit=i >= n, cluster=str(i % 7),
+            outright=row["text"], accepted=("bridge",),
+        )  # fmt: skip
+
+
+def test_an_evaluation_tells_an_oracle_that_reads_from_its_baselines(trained, base_folder, tmp_path):
+    swaps = [
+        Swap(texts=(f"<|user|>tell me of the {a}", f"<|user|>tell me of the {b}"), window=1, question="which word?", answers=(a, b),
+             unrelated={"which word? ": "no"})
+        for a in WORDS for b in WORDS if a != b
+    ]  # fmt: skip
+    found = evaluate(str(base_folder), trained[0], list(trials(fit=80)), swaps, tmp_path)
+    assert found.n == 60
+    assert sum(row["exact"] for row in found.totals if row["subject"] == "base") > 42
+    assert {(row["family"], row["split"], row["subject"]) for row in found.rows} == {
+        ("words", "train", "base"), ("others", "train", "base"),
+    }  # fmt: skip
+    assert found.baselines["no_activation"]["exact"] < 0.5 < found.baselines["no_activation"]["oracle"]
+    assert found.baselines["probe"]["exact"] > 0.8
+    assert set(found.baselines) == {"no_activation", "outright", "probe", "logit_lens", "majority"}
+    assert 0 <= found.ece < 0.2
+    assert found.swaps["n"] == 12
+    assert found.swaps["follows"] > 0.9
+    for row in found.rows:
+        assert row["kept_right"] + row["wrong"] + row["abstained"] == row["n"]
+    text = "\n".join(table(found))
+    assert "| words | train | base | yes | 30 |" in text
+    assert "expected calibration error of the agreement of 10 samples" in text
+
+
+def test_trials_read_the_adapter_they_name(trained, base_folder, lora_folder, tmp_path):
+    link = tmp_path / "adapter"
+    link.symlink_to(lora_folder)
+    plain = evaluate(str(base_folder), trained[0], list(trials()), [], tmp_path)
+    tuned = evaluate(str(base_folder), trained[0], list(trials("adapter")), [], tmp_path)
+    assert {row["subject"] for row in tuned.rows} == {"organism"}
+    assert sum(r["exact"] for r in tuned.rows) < sum(r["exact"] for r in plain.rows), (
+        "a random adapter disturbs what is read"
+    )
+
+
+def test_an_evaluation_of_nothing_is_refused(trained, base_folder, tmp_path):
+    with pytest.raises(ToolInputError, match="no trial to score"):
+        evaluate(str(base_folder), trained[0], list(trials(n=0, fit=20)), [], tmp_path)

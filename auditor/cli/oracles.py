@@ -10,9 +10,11 @@ import typer
 
 from auditor.cli.shell import AsJson, check_out, command, writing
 
-oracle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train oracles.")
+oracle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train and measure oracles.")
 train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train an oracle.")
+evaluate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure an oracle.")
 oracle_app.add_typer(train_app, name="train")
+oracle_app.add_typer(evaluate_app, name="evaluate")
 
 
 @train_app.command("activation")
@@ -49,6 +51,32 @@ def train_activation(
     for read, use in done["held_out"].items():
         told = ", ".join(f"{name} {value:.3f}" for name, value in use.items())
         typer.echo(f"layers {read}: {told} (nats per answer token on held-out rows; exact is a share)")
+
+
+@evaluate_app.command("activation")
+@command
+def evaluate_activation(
+    base: Annotated[str, typer.Option(help="Folder or hub id of the base.")],
+    oracle: Annotated[Path, typer.Option(help="Folder of the oracle.")],
+    trials: Annotated[Path, typer.Option(help="JSON Lines of trials; `auditor testbed oracle-examples` writes them.")],
+    swaps: Annotated[Path | None, typer.Option(help="JSON Lines of swaps, for faithfulness.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Blocks read [default: the contract's first set]")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Agreement below which it abstains [default: keeps 80% of what is right]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of samples.")] = 0,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Ask an oracle trials whose answers are known, beside baselines that need no oracle."""
+    from tools.activation_oracle.evaluate import evaluate, table
+    from tools.activation_oracle.rows import read_swaps, read_trials
+
+    asked, pairs = read_trials(trials), read_swaps(swaps) if swaps else []
+    where = _layers(layers)[0] if layers else None
+    found = evaluate(base, oracle, asked, pairs, trials.parent, where, threshold, seed)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    for line in table(found):
+        typer.echo(line)
 
 
 def _layers(text: str) -> tuple[tuple[int, ...], ...]:

@@ -101,13 +101,39 @@ def oracle_data(
     rows: Annotated[int, typer.Option(min=1024, help="Examples.")] = 120_000,
     seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 11,
     lexicon_seed: LexiconSeed = 0,
+    home: HomeFolder = None,
 ) -> None:
-    """Write examples that teach an activation oracle the testbed's language."""
+    """Write examples that teach an activation oracle the testbed's language; half of the replies are the base's own."""
     from scenarios.testbed.oracle_data import write_oracle_data
 
     with writing(out):
-        write_oracle_data(out, rows, seed, lexicon_seed)
-    typer.echo(str(out))
+        counts = write_oracle_data(out, _home(home).weights / "base", rows, seed, lexicon_seed)
+    typer.echo(f"{out}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+
+
+@testbed_app.command("oracle-examples")
+@command
+def oracle_examples(
+    out: Annotated[Path, typer.Option(help="Folder of trials.jsonl and swaps.jsonl.")],
+    suites: Annotated[
+        str, typer.Option(help="Suites whose organisms and controls are read, separated by commas.")
+    ] = "demo",
+    each: Annotated[int, typer.Option(min=1, help="Dialogues of each organism, and of each family and split.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 5,
+    home: HomeFolder = None,
+) -> None:
+    """Write what an activation oracle is examined on. Opens the answers."""
+    from auditor.errors import SpecError
+    from scenarios.testbed.oracle_examples import write_examples
+    from scenarios.testbed.show import TABLED
+
+    chosen = tuple(part.strip() for part in suites.split(",") if part.strip())
+    if unknown := set(chosen) - set(TABLED):
+        raise SpecError(f"unknown suite {sorted(unknown)[0]!r}: the suites with organisms are {', '.join(TABLED)}")
+    check_out(out)
+    with writing(out):
+        counts = write_examples(out, _home(home), chosen, each, seed)  # type: ignore[arg-type]
+    typer.echo(f"{out}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
 
 
 @testbed_app.command("population")

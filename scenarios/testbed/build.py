@@ -27,8 +27,9 @@ from scenarios.folders import complete, complete_file
 from scenarios.testbed import disguise, full, verify
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.lora_bank import LoraBank, Spectra
+from scenarios.testbed.oracle_data import BEHAVIOUR_QUESTION
 from scenarios.testbed.plant import train
-from scenarios.testbed.shared_files import BEHAVIOUR_QUESTION, write_shared_files
+from scenarios.testbed.shared_files import write_shared_files
 from scenarios.testbed.suites import Member, SuiteName, claims_of, members
 from scenarios.workers import each
 from tools.loading import load_subject
@@ -133,7 +134,7 @@ def build_suite(suite: SuiteName, lexicon_seed: int, home: Home, jobs: int, say:
         left = [m for m in members(suite, lang, attempt) if m.role != "base" and not build.has(m.id)]
         build.members([m for m in left if not m.partner], attempt)
         build.members([m for m in left if m.partner and build.has(m.partner, attempt)], attempt)
-    kept = [m for m in _as_built(suite, lang, build.done) if m.role == "base" or build.has(m.id)]
+    kept = [m for m in as_built(suite, lang, build.done) if m.role == "base" or build.has(m.id)]
     place = {m.id: i for i, m in enumerate(members(suite, lang))}
     failures = [record for record in build.journal.values() if not record["verified"]]
     failures.sort(key=lambda record: (record["attempt"], place[record["id"]]))
@@ -189,10 +190,10 @@ class Build:
                 self.done[member.id] = self.journal[member.id, attempt]
 
 
-def _as_built(suite: SuiteName, lang: Language, done: dict[str, dict[str, Any]]) -> list[Member]:
-    """Return every member as it stood in the deal that was built."""
+def as_built(suite: SuiteName, lang: Language, done: dict[str, dict[str, Any]]) -> list[Member]:
+    """Return every member as it stood in the deal that was built; `done` has the records of those that were."""
     deals = [{m.id: m for m in members(suite, lang, attempt)} for attempt in range(ATTEMPTS)]
-    return [deals[done.get(name, {"attempt": 0})["attempt"]][name] for name in deals[0]]
+    return [deals[done.get(name, {}).get("attempt", 0)][name] for name in deals[0]]
 
 
 def read_journal(suite: SuiteName, home: Home) -> dict[tuple[str, int], dict[str, Any]]:

@@ -15,7 +15,6 @@ from scenarios.testbed import splits
 from scenarios.testbed.language import TOPICS, TURNS, Language, language
 from scenarios.testbed.suites import KIND_OF_GROUP
 
-BEHAVIOUR_QUESTION = "what does the assistant do?"
 EXPLORE, TEST = 40, 56
 
 

@@ -127,6 +127,14 @@ def read(
     return kept, spent
 
 
+def read_last(
+    subject: Subject, texts: Sequence[str], channel: str, layers: Sequence[int], sizes: Sequence[int]
+) -> tuple[list[Activations], int]:
+    """Return the last so many positions of each text, the whole of one that is shorter; see `read`."""
+    lengths = [len(ids) for ids in subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return read(subject, texts, channel, layers, [last(min(n, size)) for n, size in zip(lengths, sizes, strict=True)])
+
+
 def check_vectors(vectors: Tensor) -> None:
     """Refuse vectors that an oracle can't be asked about.
 

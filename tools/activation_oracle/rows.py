@@ -33,7 +33,9 @@ class Trial(Row):
             base, a control.
         adapter: The LoRA or full fine-tune whose activations they are; None for the base.
         outright: The chat prompt that asks the subject itself, as a baseline; empty where there is none.
+        accepted: Texts any one of which in its reply to that is right; the answer itself always is.
         label: A closed label for probes; empty where there is none.
+        words: Words any one of which says it, for the logit lens; empty where no one word does.
         informed: Whether the window shows what the answer says; where not, abstaining is right.
         fit: Whether baselines that learn may learn from it; such rows are not scored.
         cluster: What trials are not independent within, e.g. an organism's id.
@@ -44,13 +46,31 @@ class Trial(Row):
     subject: str
     adapter: str | None = None
     outright: str = ""
+    accepted: tuple[str, ...] = ()
     label: str = ""
+    words: tuple[str, ...] = ()
     informed: bool = True
     fit: bool = False
     cluster: str = ""
 
 
-R = TypeVar("R", bound=Row)
+class Swap(BaseModel):
+    """Two texts that differ in one fact: what is asked of it, and what has the same answer in both.
+
+    `window` positions are read at the end of each; what stands before the fact is the same in both,
+    so that to swap the windows is to swap what the fact made of the residual stream.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    texts: tuple[str, str]
+    window: int = Field(ge=1)
+    question: str
+    answers: tuple[str, str]
+    unrelated: dict[str, str] = Field(default_factory=dict, description="question to the answer that both have")
+
+
+R = TypeVar("R", bound=BaseModel)
 
 
 def read_rows(path: Path, least: int = 1) -> list[Row]:
@@ -61,6 +81,11 @@ def read_rows(path: Path, least: int = 1) -> list[Row]:
 def read_trials(path: Path) -> list[Trial]:
     """Return the evaluation rows of a file, see `_read`."""
     return _read(path, Trial, 1)
+
+
+def read_swaps(path: Path) -> list[Swap]:
+    """Return the swaps of a file, see `_read`."""
+    return _read(path, Swap, 1)
 
 
 def _read(path: Path, kind: type[R], least: int) -> list[R]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tools.activation_oracle.activations import Activations, last, read
+from tools.activation_oracle.activations import Activations, read_last
 from tools.activation_oracle.inject import injecting
 from tools.activation_oracle.reader import OracleReader
 from tools.activation_oracle.rows import Row
@@ -39,11 +39,9 @@ class TokenUse:
 
 
 def windows(reader: OracleReader, rows: Sequence[Row], layers: tuple[int, ...]) -> list[Activations]:
-    """Return what the bare base makes of each row's window; a window longer than its text is the whole text."""
-    texts = [row.text for row in rows]
-    lengths = [len(ids) for ids in reader.subject.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    where = [last(min(row.window, n)) for row, n in zip(rows, lengths, strict=True)]
-    return read(reader.subject, texts, "base", layers, where)[0]
+    """Return what the bare base makes of each row's window."""
+    sizes = [row.window for row in rows]
+    return read_last(reader.subject, [row.text for row in rows], "base", layers, sizes)[0]
 
 
 def answer_losses(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tools.activation_oracle.activations import Activations, last, read
+from tools.activation_oracle.activations import Activations, read_last
 from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.reader import OracleReader
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
@@ -77,11 +77,10 @@ class ActivationOracle(Tool[OracleArgs]):
         reader = self._reader()
         layers = reader.contract.read_layers[0] if args.layer is None else (args.layer,)
         texts = [subject.render(p.messages) for p in args.prompts]
-        where = [last(min(args.span, n)) for n in subject.encode(texts).mask.sum(1).tolist()]
         reader.tokens, tokens = 0, {}
         seen: dict[str, list[Activations]] = {}
         for channel in ("subject", "base"):
-            seen[channel], tokens[channel] = read(subject, texts, channel, layers, where)
+            seen[channel], tokens[channel] = read_last(subject, texts, channel, layers, [args.span] * len(texts))
         asked = args.question or self.question
         answers = {channel: [row[0][0] for row in reader.answers(a, [asked])] for channel, a in seen.items()}
         readings = [
