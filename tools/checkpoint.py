@@ -47,7 +47,7 @@ def resolve(path_or_id: str, revision: str | None = None, holds: str = "config.j
         raise kind(f"{path_or_id} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.yaml"]
     try:
         return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=patterns)).absolute()
     except Exception as error:
