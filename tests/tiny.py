@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -131,13 +132,26 @@ def build_lora(base: Path, folder: Path, seed: int = 1, size: float = 0.3, **con
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, LoraLayer):
-                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                if "default" in module.lora_A:
+                    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                else:  # an embedding's factors are plain parameters
+                    a, b = module.lora_embedding_A["default"], module.lora_embedding_B["default"]
                 a.copy_(torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5)
                 b.copy_(torch.randn(b.shape, generator=generator) * size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder)
     return folder
+
+
+def copy(source: Path, folder: Path) -> Path:
+    """Copy a folder."""
+    return Path(shutil.copytree(source, folder))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it."""
+    shutil.rmtree(folder)
 
 
 def edit_json(path: Path, **changes: Any) -> None:

@@ -60,7 +60,7 @@ def module_deltas(subject: Subject, adapter: str = "subject") -> list[ModuleDelt
     for path, module in lora_modules(subject.model).items():
         if adapter in module.lora_A:
             u, s, v = factored_svd(*_factors(module, adapter))
-            found.append(ModuleDelta(path, _layer_of(path), u, s, v))
+            found.append(ModuleDelta(path, layer_of(path), u, s, v))
     return found
 
 
@@ -70,7 +70,8 @@ def _factors(module: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
     return b * module.scaling[adapter], a
 
 
-def _layer_of(path: str) -> int:
+def layer_of(path: str) -> int:
+    """Return the block that a module stands in, by the first number of its path; 0 outside the blocks."""
     numbers = [int(part) for part in path.split(".") if part.isdigit()]
     return numbers[0] if numbers else 0
 

@@ -1,0 +1,74 @@
+"""A checkpoint's tensors one at a time, by name, without loading the model: shards are opened lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tools.checkpoint import check_folder
+from tools.errors import AuditorError, ModelLoadError
+
+
+class Tensors:
+    """The tensors of every safetensors file of a folder; nothing is read until it is asked for.
+
+    Args:
+        folder: Of a checkpoint or an adapter.
+        kind: The class of error to raise.
+
+    Raises:
+        AuditorError: of class `kind`: the folder may not be trusted, a file is cut short, damaged or
+            claims more than it holds, or two files hold a tensor of one name.
+    """
+
+    def __init__(self, folder: Path, kind: type[AuditorError] = ModelLoadError) -> None:
+        check_folder(folder, kind)
+        self.folder, self.kind = folder, kind
+        self._where: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118
+                        if name in self._where:
+                            raise kind(
+                                f"{file} and {self._where[name].name} both hold {name}; remove one of the two files"
+                            )
+                        self._where[name] = file
+                        self._shapes[name] = tuple(opened.get_slice(name).get_shape())
+            except (OSError, SafetensorError) as error:
+                raise kind(f"{file} is not a readable safetensors file: {error}; get the file again") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape from its file's header."""
+        return self._shapes[name]
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor as it is stored, finite.
+
+        Raises:
+            AuditorError: of class `kind`: it can't be read, or has NaN or infinite values.
+        """
+        try:
+            with safe_open(self._where[name], framework="pt") as opened:
+                tensor: Tensor = opened.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise self.kind(f"{self._where[name]}: {name} can't be read: {error}; get the file again") from error
+        if not torch.isfinite(tensor.float()).all():
+            raise self.kind(
+                f"{self._where[name]}: tensor {name} has NaN or infinite values; the file is damaged, get it again"
+            )
+        return tensor
