@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 import scipy.stats
@@ -13,7 +14,17 @@ from auditor.audit import hash_of
 from auditor.config import AuditResult, AuditSpec, ReportedClaim
 from auditor.errors import SpecError
 from auditor.ledger import Ledger
-from scenarios.bench import Job, alarm_rate, derangement, interval_of, score, shuffled_jobs, table
+from scenarios.bench import (
+    Job,
+    alarm_rate,
+    derangement,
+    interval_of,
+    make_jobs,
+    score,
+    shuffled_jobs,
+    suite_files,
+    table,
+)
 from scenarios.grading import (
     Answer,
     AnswerClaim,
@@ -284,3 +295,11 @@ def test_each_organism_is_given_anothers_suggestions_and_chance_is_how_often_tha
     known = {hash_of(again[0].spec): "begun"}
     resumed, _ = shuffled_jobs(jobs, db, results, answers, known)
     assert [job.begun for job in resumed] == ["begun", None]
+
+
+def test_a_bench_of_the_first_scenarios_is_of_the_first_by_id(tmp_path):
+    suite = Path(__file__).parent.parent / "scenarios" / "suites" / "demo"
+    whole, part = (make_jobs(suite, 2, tmp_path / "db", {}, first=n) for n in (None, 3))
+    assert [job.scenario for job in part] == [job.scenario for job in whole][:6]
+    assert {job.scenario for job in part} == {file.stem for file in suite_files(suite)[:3]}
+    assert [job.scenario for job in whole] == sorted(job.scenario for job in whole)

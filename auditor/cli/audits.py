@@ -264,6 +264,7 @@ def bench(
     answers: Annotated[Path | None, typer.Option(help="Folder of answers [default: scenarios/answers/SUITE]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Audits of each scenario.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    first: Annotated[int | None, typer.Option(min=1, help="Audit so many scenarios alone, by id; where ids are hashes, a draw.")] = None,
     shuffle_suggestions: Annotated[bool, typer.Option(help="Also give each organism's planner another one's suggestions.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted bench: take the audits that --db has of it.")] = False,
     db: Db = DEFAULT_DB, planner: Planner = None, model: Model = None, tools: Tools = None, budget: Budget = None,
@@ -281,8 +282,6 @@ def bench(
 
     sealed_in = answers or bench_module.answers_folder(suite)
     sealed = bench_module.answers_for(suite, sealed_in)
-    if shuffle_suggestions and sum(map(is_organism, sealed.values())) < 2:
-        raise SpecError(f"{suite} has fewer than two organisms, so none can be given another one's suggestions")
     changes: dict[str, Any] = {
         "planner": planner,
         "model": model,
@@ -292,11 +291,16 @@ def bench(
     }
     overrides = {k: v for k, v in changes.items() if v is not None}
     known = begun(db) if resume else {}
-    todo = bench_module.make_jobs(suite, seeds, db, overrides, known)
+    todo = bench_module.make_jobs(suite, seeds, db, overrides, known, first)
+    organisms = {job.scenario for job in todo if is_organism(sealed[job.scenario])}
+    if shuffle_suggestions and len(organisms) < 2:
+        raise SpecError(
+            f"{suite} has fewer than two organisms to audit, so none can be given another one's suggestions"
+        )
     _check_jobs([job.spec for job in todo], db)
     logged, look = suite.resolve().name in bench_module.HELD_OUT, ""
     if logged:
-        options = {"seeds": seeds, "shuffled": shuffle_suggestions, "resumed": bool(known), **overrides}
+        options = {"seeds": seeds, "first": first, "shuffled": shuffle_suggestions, "resumed": bool(known), **overrides}
         look = bench_module.log_look(suite, sealed_in, todo, options, bench_module.RUNS)
     with tqdm(total=len(todo), disable=None, desc="audits") as bar:
 
