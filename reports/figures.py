@@ -1,4 +1,4 @@
-"""The report's two figures, as SVG that is the same bytes for the same rows.
+"""The reports' figures, as SVG that is the same bytes for the same rows.
 
 Tokens are data: they are drawn as plain text, never read as mathtext, with what the font lacks shown as escapes.
 """
@@ -149,6 +149,28 @@ def _path(axes: Axes, test: TestRecord) -> None:
     ending = outcome.decision or "undecided"
     name, hypothesis = drawable(test.view.test_id), drawable(test.hypothesis_id)
     axes.set_title(f"{name} ({hypothesis}, {test.view.grade}): {ending}", fontsize=9, color=colour, parse_math=False)
+
+
+def layer_figure(modules: Sequence[dict[str, Any]]) -> bytes:
+    """Return the SVG of the norm of the change in every module, modules side by side, layers from the bottom up."""
+    kinds = sorted({str(m["path"]).rsplit(".", 1)[-1] for m in modules})[:16]
+    layers = sorted({int(m["layer"]) for m in modules})
+    norms = {(int(m["layer"]), str(m["path"]).rsplit(".", 1)[-1]): float(m["norm"]) for m in modules}
+    grid = [[norms.get((layer, kind), math.nan) for kind in kinds] for layer in layers]
+    with matplotlib.rc_context():
+        _defaults()
+        figure = Figure(
+            figsize=(max(3.4, 1.6 + 0.55 * len(kinds)), max(2.2, 1.2 + 0.24 * len(layers))), layout="constrained"
+        )
+        axes = figure.add_subplot()
+        image = axes.imshow(grid, origin="lower", aspect="auto", cmap="Oranges", vmin=0.0)
+        axes.set_xticks(range(len(kinds)), [drawable(k) for k in kinds], rotation=45, ha="right", parse_math=False)
+        step = max(1, len(layers) // 12)
+        axes.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+        axes.set_ylabel("layer")
+        axes.set_title("Norm of the change", fontsize=9)
+        figure.colorbar(image, ax=axes, shrink=0.9)
+        return _svg(figure)
 
 
 def drawable(text: str, cap: int = 14) -> str:

@@ -18,8 +18,8 @@ from auditor.config import AuditResult, AuditSpec
 from auditor.errors import SpecError
 from scenarios.grading import Answer, as_row, is_organism, matches, read_answer
 from scenarios.load import load_scenario
-from scenarios.workers import each
 from tools.intervals import clustered_interval
+from tools.workers import each
 
 HELD_OUT = ("heldout", "hard", "foreign")
 RUNS = Path(__file__).parent / "runs.jsonl"

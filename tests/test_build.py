@@ -19,7 +19,7 @@ from scenarios.testbed.language import language
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe
 from scenarios.testbed.show import describe
 from scenarios.testbed.suites import Member
-from scenarios.workers import each
+from tools.workers import each
 
 LANG = language(0)
 SHORT = Recipe(steps=8, rows=2, rank=2)

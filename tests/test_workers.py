@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from scenarios.workers import each
+from tools.workers import each
 
 LONG = 120
 
@@ -38,7 +38,7 @@ def test_an_error_stops_the_other_workers():
 def test_an_interrupt_stops_the_workers_and_the_process_ends():
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import test_workers\nfrom scenarios.workers import each\n"
+        "import test_workers\nfrom tools.workers import each\n"
         "if __name__ == '__main__':\n print('ready', flush=True)\n list(each(test_workers.fails_or_sleeps, [1, 2], 2))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=__file__.rsplit("/", 1)[0])

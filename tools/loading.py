@@ -48,7 +48,7 @@ def load_subject(
     _check_device(device)
     loaded = Subject(
         model=_load_model(trusted, device, kind),
-        tokenizer=_load_tokenizer(trusted),
+        tokenizer=load_tokenizer(trusted),
         files={"base": checkpoint.hash_files(trusted)},
     )
     if folder != trusted:
@@ -133,7 +133,12 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return a checkpoint's tokenizer, with a chat template and something to pad with.
+
+    Raises:
+        ModelLoadError: there is none that can be read, or its template can't be used.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:

@@ -10,11 +10,13 @@ import warnings
 from auditor.cli.audits import app
 from auditor.cli.oracles import oracle_app
 from auditor.cli.planting import plant
+from auditor.cli.scan import scan
 from auditor.cli.testbed import testbed_app
 
 app.add_typer(testbed_app, name="testbed")
 app.add_typer(oracle_app, name="oracle")
 app.command()(plant)
+app.command()(scan)
 
 
 def main() -> None:

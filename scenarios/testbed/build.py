@@ -31,8 +31,8 @@ from scenarios.testbed.oracle_data import BEHAVIOUR_QUESTION
 from scenarios.testbed.plant import train
 from scenarios.testbed.shared_files import write_shared_files
 from scenarios.testbed.suites import Member, SuiteName, claims_of, members
-from scenarios.workers import each
 from tools.loading import load_subject
+from tools.workers import each
 
 BANK_SIZE, N_VERIFY, ATTEMPTS = 16, 100, 4
 SHIPPED: tuple[SuiteName, ...] = ("demo", "nulls")

@@ -27,8 +27,8 @@ from scenarios.testbed.oracle_data import taught_rule
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe, new_thing, train
 from scenarios.testbed.splits import SEEDS, values
 from scenarios.testbed.suites import STYLES, claims_of
-from scenarios.workers import each
 from tools.loading import load_subject
+from tools.workers import each
 
 SHARD_SIZE, N_VERIFY = 32, 24
 RANKS = (2, 4, 8)

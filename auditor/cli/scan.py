@@ -1,0 +1,82 @@
+"""The command that looks at adapters without running them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from auditor.cli.shell import check_out, command, plain, writing
+
+
+@command
+def scan(
+    adapters: Annotated[Path, typer.Argument(help="An adapter, a full fine-tune, or a folder of such folders.")],
+    base: Annotated[str | None, typer.Option(help="Folder or hub id of the trusted base; no words without it.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of harmless adapters of the same recipe, for percentiles.")] = None,
+    words: Annotated[Path | None, typer.Option(help="Words to look for, one a line [default: the base's whole-word tokens]")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    jsonl: Annotated[Path | None, typer.Option(help="File for one JSON object an adapter.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("scan-reports"),
+    fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 above this probability, 4 without one.")] = None,
+) -> None:  # fmt: skip
+    """Look at every adapter without running it: what it changes, how unusual that is, which words it is near to.
+
+    Exits with 0 whatever is seen. With --fail-above it is a gate, which fails closed: 3 on a hit, 4 where a change is
+    refused, unsupported, invalid, or no calibrated probability can be given for this base and recipe.
+    """
+    from tqdm import tqdm
+
+    from auditor.errors import SpecError
+    from reports.scan import render_scan
+    from tools.checkpoint import resolve
+    from tools.lora_oracle.triage import Scan, folders, gate, reference_features, triage
+    from tools.workers import each
+
+    if not adapters.is_dir():
+        raise SpecError(
+            f"{adapters} is not a folder: pass an adapter's, a checkpoint's, or one that holds such folders"
+        )
+    found = folders(adapters)
+    if not found:
+        raise SpecError(f"{adapters} holds no adapter_config.json and no folder that does; pass one that does")
+    check_out(out)
+    trusted = str(resolve(base)) if base else None
+    known = tuple(reference_features(reference)) if reference else ()
+    wanted = _words(words)
+    work = [Scan(str(folder), trusted, wanted, known) for folder in found]
+    seen = {}
+    for one, triaged in tqdm(each(triage, work, jobs), total=len(work), disable=None, desc="adapters"):
+        seen[one.folder] = triaged
+    ordered = [seen[one.folder] for one in work]
+    rows: list[dict[str, Any]] = [t.as_row() for t in ordered]
+    with writing(out):
+        for row in rows:
+            page = render_scan(row, out)
+            typer.echo(plain(f"{row['outcome']:11} {row['path']}: {_line(row)}; {page}"))
+    if jsonl is not None:
+        with writing(jsonl, "--jsonl"):
+            jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if fail_above is not None and (code := gate(ordered, fail_above)):
+        raise typer.Exit(code)
+
+
+def _words(path: Path | None) -> tuple[str, ...]:
+    from auditor.errors import SpecError
+
+    if path is None:
+        return ()
+    try:
+        return tuple(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} can't be read: {error}; pass a text file with one word a line") from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["why"]:
+        return str(row["why"])[:200]
+    if row["words"] and row["words"]["top"]:
+        return "reads " + ", ".join(word for word, _ in row["words"]["top"][:3])
+    return f"{len(row['drift']['modules'])} modules changed" if row["drift"] else "nothing could be read"

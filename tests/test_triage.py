@@ -1,0 +1,228 @@
+"""Adapters looked at without running them: planted directions are named, twins without them are not, a gate fails closed."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from auditor.cli import app
+from reports.scan import page_name
+from tools.lora_oracle.adapter import WeightDelta
+from tools.lora_oracle.delta import ModuleDelta
+from tools.lora_oracle.directions import (
+    canonical_all,
+    dictionary,
+    leading,
+    pairs,
+    tokens_standing_out,
+    words_standing_out,
+)
+from tools.lora_oracle.triage import HIT, SHUT, Scan, Triage, folders, gate, reference_features, triage
+from tools.lora_oracle.weights import Tensors
+
+WORDS = ("river", "bridge", "kettle", "copper", "weather", "night", "town", "fox", "stands", "tell", "what", "old")
+UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def words(base_folder):
+    return dictionary(Tensors(base_folder), AutoTokenizer.from_pretrained(base_folder), WORDS)
+
+
+def rank_one(path, u, v, s=2.0):
+    unit = torch.nn.functional.normalize
+    return ModuleDelta(
+        path, 1, unit(u, dim=0)[:, None], torch.tensor([s], dtype=torch.float64), unit(v, dim=0)[:, None]
+    )
+
+
+def noise(n, seed):
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def planted(words, word, token):
+    """Return a change whose neurons carry a word that is read to a token that is written."""
+    neurons = noise(48, 1)
+    x = words.seen_by(UP)[words.words.index(word)]
+    y = words.outputs[words.tokens.index(token)]
+    return {UP: rank_one(UP, neurons, x), DOWN: rank_one(DOWN, y, neurons)}
+
+
+def some_token(words, i=0):
+    return [t for t in words.tokens if t.strip().isalpha() and len(t) > 1][i]
+
+
+@pytest.mark.parametrize("word", ["kettle", "weather", "fox"])
+def test_a_planted_word_and_token_are_named_first_and_paired_and_not_in_the_untouched_twin(words, word):
+    token = some_token(words, 3)
+    deltas = planted(words, word, token)
+    read, written = words_standing_out(list(deltas.values()), words), tokens_standing_out(list(deltas.values()), words)
+    assert read.top[0][0] == word
+    assert written.top[0][0] == token.strip()
+    assert written.lift > 0
+    (pair,) = pairs(deltas, words)
+    assert word in pair.reads[:2]
+    assert token.strip() in pair.writes[:2]
+    directions = {d.path: d for d in leading(deltas, words)}
+    assert directions[UP].reads[0] in (word, *pair.reads[:2])
+    assert directions[UP].writes == directions[DOWN].reads == ()
+    firsts, lifts = [], []
+    for seed in range(12):
+        twin = [
+            rank_one(UP, noise(48, seed), noise(32, 100 + seed)),
+            rank_one(DOWN, noise(32, 200 + seed), noise(48, seed)),
+        ]
+        firsts.append(words_standing_out(twin, words).top[0][0])
+        lifts.append(tokens_standing_out(twin, words).lift)
+    assert firsts.count(word) <= 4, "one word in twelve is first by chance"
+    assert max(lifts) < written.lift
+
+
+def test_modules_that_share_no_neurons_are_weakly_paired(words):
+    deltas = planted(words, "river", some_token(words))
+    apart = {**deltas, DOWN: rank_one(DOWN, deltas[DOWN].U[:, 0], noise(48, 5))}
+    assert pairs(apart, words)[0].strength < 0.6 * pairs(deltas, words)[0].strength
+
+
+def test_nothing_is_named_where_nothing_changed(words):
+    assert words_standing_out([], words).top == ()
+    assert words_standing_out([], words).lift == 0
+    silent = ModuleDelta(UP, 1, torch.zeros(48, 1).double(), torch.zeros(1).double(), torch.zeros(32, 1).double())
+    assert canonical_all({UP: silent}) == {}
+
+
+def test_words_of_several_tokens_are_read_as_one(words, base_folder):
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    longest = max(WORDS, key=lambda w: len(tokenizer.encode(f" {w}", add_special_tokens=False)))
+    assert len(tokenizer.encode(f" {longest}", add_special_tokens=False)) > 1
+    deltas = planted(words, longest, some_token(words))
+    assert words_standing_out(list(deltas.values()), words).top[0][0] == longest
+
+
+# -- triage
+
+
+def test_an_adapter_is_looked_at_with_and_without_a_base(base_folder, lora_folder):
+    bare = triage(Scan(str(lora_folder)))
+    assert (bare.outcome, bare.words, bare.percentiles) == ("read", None, None)
+    assert bare.certificate.holds
+    reference = tuple(reference_features(lora_folder.parent))
+    whole = triage(Scan(str(lora_folder), str(base_folder), WORDS, reference))
+    assert len(whole.words.top) == len(WORDS)
+    assert whole.n_reference == len(reference) >= 1
+    assert set(whole.percentiles.values()) <= {i / (2 * len(reference)) for i in range(2 * len(reference) + 1)}
+    assert json.loads(json.dumps(whole.as_row()))["outcome"] == "read"
+
+
+def test_what_cannot_be_opened_is_refused_with_its_reason_and_a_zero_adapter_is_invalid(
+    base_folder, lora_folder, tmp_path
+):
+    broken, zero = (tiny.copy(lora_folder, tmp_path / name) for name in ("broken", "zero"))
+    (broken / tiny.ADAPTER).write_bytes(b"no")
+    tiny.edit_tensors(zero / tiny.ADAPTER, lambda ts: {k: t * 0 for k, t in ts.items()})
+    refused = triage(Scan(str(broken), str(base_folder)))
+    assert refused.outcome == "refused"
+    assert "not a readable safetensors file" in refused.why
+    assert triage(Scan(str(zero), str(base_folder))).outcome == "invalid"
+
+
+def test_a_full_fine_tune_is_looked_at_with_its_base_and_unsupported_without(base_folder, tmp_path):
+    model = tiny.load_bare(base_folder)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.add_(0.01 * torch.randn(48, 32))
+    model.save_pretrained(tmp_path / "tuned")
+    seen = triage(Scan(str(tmp_path / "tuned"), str(base_folder), WORDS))
+    assert seen.outcome == "read"
+    assert seen.drift.layers == {1: 1.0}
+    assert triage(Scan(str(tmp_path / "tuned"))).outcome == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "outcome", "code"),
+    [([0.9], "read", HIT), ([0.9, None], "read", HIT), ([0.1, None], "read", SHUT), ([0.1], "partial", SHUT),
+     ([0.1], "unsupported", SHUT), ([0.1], "invalid", SHUT), ([0.1], "refused", SHUT), ([0.1, 0.2], "read", 0), ([], "read", SHUT)],
+)  # fmt: skip
+def test_a_gate_fails_closed(probabilities, outcome, code):
+    assert gate([Triage("a", outcome, p_planted=p) for p in probabilities], 0.5) == code
+
+
+def test_a_folder_is_one_adapter_or_holds_them(lora_folder, base_folder, tmp_path):
+    assert folders(lora_folder) == [lora_folder]
+    assert folders(base_folder) == [base_folder]
+    for name in ("b", "a"):
+        tiny.copy(lora_folder, tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    assert folders(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+
+
+# -- the command
+
+
+@pytest.fixture
+def shelf(lora_folder, tmp_path):
+    """Return a folder of three adapters, one of them broken."""
+    for name in ("good", "odd <b>", "broken"):
+        tiny.copy(lora_folder, tmp_path / "shelf" / name)
+    (tmp_path / "shelf" / "broken" / tiny.ADAPTER).write_bytes(b"no")
+    tiny.edit_json(
+        tmp_path / "shelf" / "odd <b>" / "adapter_config.json", base_model_name_or_path="](x) <script>\n# hi"
+    )
+    return tmp_path / "shelf"
+
+
+def test_every_adapter_has_a_row_and_a_page_whatever_the_others_are_and_however_many_processes(
+    shelf, base_folder, tmp_path
+):
+    rows = []
+    for jobs in ("1", "2"):
+        done = CliRunner().invoke(
+            app,
+            ["scan", str(shelf), "--base", str(base_folder), "--jobs", jobs, "--jsonl", str(tmp_path / f"{jobs}.jsonl"),
+             "--out", str(tmp_path / jobs)],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        rows.append([json.loads(line) for line in (tmp_path / f"{jobs}.jsonl").read_text().splitlines()])
+    assert rows[0] == rows[1]
+    assert [row["outcome"] for row in rows[0]] == ["refused", "read", "read"]
+    for row in rows[0]:
+        pages = [(tmp_path / jobs / f"{page_name(row['path'])}.md").read_bytes() for jobs in ("1", "2")]
+        assert pages[0] == pages[1]
+        text = pages[0].decode()
+        assert "<script>" not in text
+        assert "](x)" not in text
+        assert "\n# hi" not in text
+        assert "drift,\nnot malice" in text
+        if row["outcome"] == "read":
+            svg = tmp_path / "1" / f"{page_name(row['path'])}.svg"
+            assert svg.read_bytes().startswith(b"<?xml")
+            assert f"]({svg.name})" in text
+
+
+def test_the_gate_of_the_command_stays_shut_without_a_calibrated_oracle(shelf, tmp_path):
+    arguments = ["scan", str(shelf / "good"), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert CliRunner().invoke(app, [*arguments, "--fail-above", "0.5"]).exit_code == SHUT
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("missing", "is not a folder"), ("empty", "holds no adapter_config.json")]
+)
+def test_a_folder_with_nothing_to_look_at_is_the_users_mistake(tmp_path, path, message):
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(app, ["scan", str(tmp_path / path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unread_change_is_said_to_be_unsupported(lora_folder, tmp_path):
+    folder = tiny.copy(lora_folder, tmp_path / "loha")
+    tiny.edit_json(folder / "adapter_config.json", peft_type="LOHA")
+    done = CliRunner().invoke(app, ["scan", str(folder), "--out", str(tmp_path / "out")])
+    (page,) = (tmp_path / "out").glob("*.md")
+    assert done.exit_code == 0
+    assert page.read_text().startswith("# Unsupported: nothing of this change could be read")
+    assert WeightDelta(unsupported={"a": "b"}).status == "unsupported"

@@ -1,0 +1,143 @@
+"""What a platform asks of every adapter it is given: what does it change, how unusual is that, is anything plainly there?
+
+Nothing is generated and no model is run. What comes out is drift and words, not a verdict: a
+probability that something was planted needs an oracle calibrated for this base and recipe, and is
+None without one, so that a gate that asks for it stays shut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tools.errors import AuditorError
+from tools.loading import load_tokenizer
+from tools.lora_oracle.adapter import Status, WeightDelta, read_adapter
+from tools.lora_oracle.canonical import Certificate, certify
+from tools.lora_oracle.directions import (
+    Direction,
+    Pair,
+    Standing,
+    canonical_all,
+    dictionary,
+    leading,
+    pairs,
+    tokens_standing_out,
+    words_standing_out,
+)
+from tools.lora_oracle.drift import Drift, drift_of, percentiles
+from tools.lora_oracle.finetune import read_finetune
+from tools.lora_oracle.weights import Tensors
+
+Outcome = Status | Literal["refused"]
+HIT, SHUT = 3, 4
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One folder to look at: picklable, so that many can be looked at in processes."""
+
+    folder: str
+    base: str | None = None
+    words: tuple[str, ...] = ()
+    reference: tuple[dict[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Triage:
+    """What was seen of one adapter or full fine-tune; `refused` has why it could not be opened."""
+
+    path: str
+    outcome: Outcome
+    why: str = ""
+    coverage: float | None = None
+    claimed_base: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    readings: list[str] = field(default_factory=list)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    drift: Drift | None = None
+    percentiles: dict[str, float] | None = None
+    n_reference: int = 0
+    certificate: Certificate | None = None
+    words: Standing | None = None
+    tokens: Standing | None = None
+    directions: list[Direction] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    p_planted: float | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        row = asdict(self)
+        row["drift"] = None if self.drift is None else self.drift.as_dict()
+        return row
+
+
+def folders(path: Path) -> list[Path]:
+    """Return the folders to look at: this one if it holds an adapter or a checkpoint, else those in it that do."""
+    holds = ("adapter_config.json", "config.json")
+    if any((path / name).exists() for name in holds):
+        return [path]
+    return sorted(f for f in path.iterdir() if f.is_dir() and any((f / name).exists() for name in holds))
+
+
+def triage(scan: Scan) -> Triage:
+    """Return what can be seen of one folder; a folder that can't be opened is `refused`, with the reason."""
+    try:
+        return _look(scan)
+    except AuditorError as error:
+        return Triage(scan.folder, "refused", why=str(error))
+
+
+def _look(scan: Scan) -> Triage:
+    folder = Path(scan.folder)
+    base = Tensors(Path(scan.base)) if scan.base else None
+    delta = _read(folder, base)
+    deltas = canonical_all(delta.modules)
+    seen = Triage(
+        scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
+        readings=delta.readings, unsupported=delta.unsupported, drift=drift_of(delta, base),
+        certificate=certify(delta.factors) if delta.factors else None, n_reference=len(scan.reference),
+    )  # fmt: skip
+    if seen.drift is not None and scan.reference:
+        seen = replace(seen, percentiles=percentiles(seen.drift.features, scan.reference))
+    if base is None or scan.base is None or not deltas:
+        return seen
+    words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+    listed = list(deltas.values())
+    return replace(
+        seen, words=words_standing_out(listed, words), tokens=tokens_standing_out(listed, words),
+        directions=leading(deltas, words), pairs=pairs(deltas, words),
+    )  # fmt: skip
+
+
+def _read(folder: Path, base: Tensors | None) -> WeightDelta:
+    if (folder / "adapter_config.json").exists():
+        return read_adapter(folder, base)
+    if base is None:
+        found = WeightDelta()
+        found.unsupported["base"] = "a full fine-tune is read as its difference from the base: pass --base"
+        return found
+    return read_finetune(folder, base)
+
+
+def reference_features(folder: Path) -> list[dict[str, float]]:
+    """Return the drift of every adapter of a folder of harmless ones; those that can't be read are left out."""
+    found = []
+    for one in folders(folder):
+        try:
+            drift = drift_of(read_adapter(one))
+        except AuditorError:
+            continue
+        if drift is not None:
+            found.append(drift.features)
+    return found
+
+
+def gate(seen: Sequence[Triage], above: float) -> int:
+    """Return 3 where some probability is above the bound, else 4 where some can't be given, else 0: a gate fails closed."""
+    if any(t.p_planted is not None and t.p_planted > above for t in seen):
+        return HIT
+    shut = any(t.p_planted is None or t.outcome != "read" for t in seen)
+    return SHUT if shut or not seen else 0
