@@ -267,13 +267,13 @@ def test_directions_that_were_cut_off_are_missing_from_the_coverage():
     assert float(delta.S[0]) == pytest.approx(float(torch.linalg.svdvals(spiked)[0]), rel=1e-6)
 
 
-def test_a_checkpoint_of_another_shape_is_no_fine_tune_and_one_turned_by_a_symmetry_is_a_reading(
+def test_a_checkpoint_of_another_shape_is_no_fine_tune_and_another_model_is_implausibly_far(
     base_folder, base, tmp_path
 ):
     with pytest.raises(ModelLoadError, match="no fine-tune of this base"):
         read_finetune(tiny.build_base(tmp_path / "wide", d_model=64), base)
     other = read_finetune(tiny.build_base(tmp_path / "other", seed=9), base)
-    assert any("turned by a symmetry" in r for r in other.readings)
+    assert other.ratio > 0.5
 
 
 # -- one form

@@ -61,7 +61,9 @@ class WeightDelta:
         unsupported: What could not be read: a tensor or a setting, and why.
         readings: What stands in the files and is worth knowing: an explicit trigger, a config that disagrees.
         claimed_base: What the adapter says that it is for.
-        recipe: What can be said of how it was made: rank, alpha, modules, dtype.
+        recipe: What can be said of how it was made: rank, alpha, modules.
+        ratio: Of a full fine-tune: norm of the change over the base's own.
+        folded: Whether norm gains stand in the weights that read them, so that inputs come without.
     """
 
     modules: dict[str, ModuleDelta] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class WeightDelta:
     readings: list[str] = field(default_factory=list)
     claimed_base: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    ratio: float | None = None
+    folded: bool = False
 
     @property
     def coverage(self) -> float | None:

@@ -8,19 +8,22 @@ import torch
 from tqdm import tqdm
 
 from tools.errors import ModelLoadError
+from tools.loading import load_subject
 from tools.lora_oracle.adapter import DENSE_RANK, WeightDelta, truncated
+from tools.lora_oracle.realign import realign
 from tools.lora_oracle.weights import Tensors
 
 PLAUSIBLE_RATIO = 0.5
 """A change larger than this share of the base's own norm is no fine-tune of it as it stands."""
+NOISE = 1e-6
 
 
 def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> WeightDelta:
     """Return what a full checkpoint changes: the leading directions of every matrix that differs.
 
     Changed vectors (norms, biases) have no directions and are listed as unsupported with their
-    relative norm. A change of implausible size is a reading: the weights may have been turned by a
-    symmetry of the architecture, see `realign`.
+    relative norm. `ratio` says how large the change is: an implausible one may be the work of a
+    symmetry of the architecture, see `read_turned`.
 
     Raises:
         ModelLoadError: a tensor of the base is missing or of another shape.
@@ -48,10 +51,31 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
             continue
         before_norm, after_norm = before_norm + float(before.square().sum()), after_norm + float(change.square().sum())
         found.add(name.removesuffix(".weight"), *truncated(name.removesuffix(".weight"), change, rank))
-    ratio = (after_norm / before_norm) ** 0.5 if before_norm else 0.0
-    if ratio > PLAUSIBLE_RATIO:
-        found.readings.append(
-            f"the change is {ratio:.2f} of the base's own norm, which no fine-tune is: the weights may have been turned by a symmetry"
+    found.ratio = (after_norm / before_norm) ** 0.5 if before_norm else 0.0
+    found.recipe = {"rank": "full", "modules": sorted({path.rsplit(".", 1)[-1] for path in found.modules})}
+    return found
+
+
+def read_turned(folder: Path, base: Path, rank: int = DENSE_RANK) -> WeightDelta:
+    """Return what a checkpoint changes once the symmetries of its architecture are taken back; both models are loaded.
+
+    Raises:
+        ModelLoadError: they can't be loaded, are of different shapes, or of a family that can't be realigned.
+    """
+    subject = load_subject(str(folder), base=str(base))
+    aligned = realign(subject.tuned, subject.model)
+    found = WeightDelta(ratio=aligned.ratio_after, folded=True)
+    found.readings.append(
+        f"the change was {aligned.ratio_before:.2f} of the base's own norm, which no fine-tune is: the weights were turned by "
+        f"symmetries of the architecture; realigned it is {aligned.ratio_after:.3f}"
+    )
+    if not aligned.proven:
+        found.unsupported["realigning"] = (
+            f"logits moved by {aligned.logit_deviation:.1e} of their spread, so that it proves nothing"
         )
+    for name, before in sorted(aligned.base.items()):
+        change = aligned.weights[name] - before
+        if change.ndim == 2 and float(change.norm()) > NOISE * float(before.norm()):
+            found.add(name.removesuffix(".weight"), *truncated(name.removesuffix(".weight"), change, rank))
     found.recipe = {"rank": "full", "modules": sorted({path.rsplit(".", 1)[-1] for path in found.modules})}
     return found

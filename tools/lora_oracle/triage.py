@@ -28,7 +28,7 @@ from tools.lora_oracle.directions import (
     words_standing_out,
 )
 from tools.lora_oracle.drift import Drift, drift_of, percentiles
-from tools.lora_oracle.finetune import read_finetune
+from tools.lora_oracle.finetune import PLAUSIBLE_RATIO, read_finetune, read_turned
 from tools.lora_oracle.weights import Tensors
 
 Outcome = Status | Literal["refused"]
@@ -105,6 +105,7 @@ def _look(scan: Scan) -> Triage:
     if base is None or scan.base is None or not deltas:
         return seen
     words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+    words = replace(words, gains={}) if delta.folded else words
     listed = list(deltas.values())
     return replace(
         seen, words=words_standing_out(listed, words), tokens=tokens_standing_out(listed, words),
@@ -119,7 +120,15 @@ def _read(folder: Path, base: Tensors | None) -> WeightDelta:
         found = WeightDelta()
         found.unsupported["base"] = "a full fine-tune is read as its difference from the base: pass --base"
         return found
-    return read_finetune(folder, base)
+    found = read_finetune(folder, base)
+    if found.ratio is None or found.ratio < PLAUSIBLE_RATIO:
+        return found
+    try:
+        turned = read_turned(folder, base.folder)
+    except AuditorError as error:
+        found.readings.append(f"the change is {found.ratio:.2f} of the base's own norm, which no fine-tune is; {error}")
+        return found
+    return turned if (turned.ratio or 0.0) < found.ratio else found
 
 
 def reference_features(folder: Path) -> list[dict[str, float]]:
