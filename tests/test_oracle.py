@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tools.activation_oracle import inject as injection
 from tools.activation_oracle import reader as reading
 from tools.activation_oracle.activations import Activations, given, last, positions, read
+from tools.activation_oracle.cache import roomy
 from tools.activation_oracle.contract import Decoding, OracleContract
 from tools.activation_oracle.controls import controlled, spliced
 from tools.activation_oracle.inject import RULES, inject
@@ -655,3 +656,27 @@ def test_a_verbaliser_is_given_a_row_of_embeddings_as_the_published_code_gives_i
     (spoken / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar))
     with pytest.raises(AdapterError, match="tokenizer or template is another one"):
         load_oracle(load_subject(str(base)), spoken)
+
+
+def test_a_cache_with_room_holds_what_a_growing_one_holds_whatever_rows_are_kept():
+    from transformers import DynamicCache
+
+    def piece(n, seed):
+        g = torch.Generator().manual_seed(seed)
+        return [torch.randn(4, 2, n, 3, generator=g) for _ in range(2)]
+
+    plain = DynamicCache()
+    plain.update(*piece(5, 0), 0)
+    ahead = roomy(plain, 2)
+    before = plain.layers[0].keys.clone()
+    for step in range(4):  # two more than there was room for
+        new = piece(1, step + 1)
+        rows = len(ahead.layers[0].keys)
+        new = [part[:rows] for part in new]
+        expected, found = plain.update(*new, 0), ahead.update(*new, 0)
+        assert all(torch.equal(x, y) for x, y in zip(expected, found, strict=True))
+        if step == 1:
+            for cache in (plain, ahead):
+                cache.batch_select_indices(torch.tensor([3, 1]))
+        assert plain.get_seq_length() == ahead.get_seq_length() == 6 + step
+    assert torch.equal(before, piece(5, 0)[0]), "the cache that it was made from is left alone"

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from tools.activation_oracle.activations import Activations, check_vectors
+from tools.activation_oracle.cache import roomy
 from tools.activation_oracle.contract import EMBEDDING, OracleContract
 from tools.activation_oracle.inject import injecting
 from tools.activation_oracle.prompt import Prompt, PromptBuilder
@@ -110,14 +113,14 @@ class OracleReader:
         heat = decoding.temperature if temperature is None else temperature
         found: list[list[list[str]]] = [[[] for _ in questions] for _ in asked]
         with self._model() as model:
-            for rows, which, state in self._states(model, asked, questions):
-                seeds = [
-                    hash((seed, row, which, k)) % 2**62 for row in rows for k in range(n_samples)
-                ]  # ints alone: the same in every process
-                noise = SeededNoise(seeds, heat, decoding.top_p)
-                texts = self._decode(model, state, n_samples, noise, max_new_tokens or decoding.max_new_tokens)
-                for i, row in enumerate(rows):
-                    found[row][which] = texts[i * n_samples : (i + 1) * n_samples]
+            for rows, states in self._chunks(model, asked, questions):
+                for first, state in _together(states):
+                    places = [(row, which) for which in range(first, len(questions)) for row in rows][: len(state.mask)]
+                    seeds = [_seed_of(seed, row, which, k) for row, which in places for k in range(n_samples)]
+                    noise = SeededNoise(seeds, heat, decoding.top_p)
+                    texts = self._decode(model, state, n_samples, noise, max_new_tokens or decoding.max_new_tokens)
+                    for i, (row, which) in enumerate(places):
+                        found[row][which] = texts[i * n_samples : (i + 1) * n_samples]
         return found
 
     def agreed(
@@ -162,11 +165,19 @@ class OracleReader:
 
     # -- how it runs
 
-    @torch.no_grad()
     def _states(
         self, model: Any, asked: Sequence[Asked], questions: Sequence[str]
     ) -> Iterator[tuple[list[int], int, _State]]:
-        """Yield for every question the rows of a batch, and the state after their prompts.
+        """Yield for every question the rows of a batch, and the state after their prompts; see `_chunks`."""
+        for rows, states in self._chunks(model, asked, questions):
+            for which, state in enumerate(states):
+                yield rows, which, state
+
+    @torch.no_grad()
+    def _chunks(
+        self, model: Any, asked: Sequence[Asked], questions: Sequence[str]
+    ) -> Iterator[tuple[list[int], list[_State]]]:
+        """Yield the rows of a batch, and for each question the state after their prompts.
 
         Raises:
             ToolInputError: nothing was asked, or a vector or layer can't be read.
@@ -176,22 +187,23 @@ class OracleReader:
         for one in asked:
             self._check(one)
         order = sorted(range(len(asked)), key=lambda i: (isinstance(asked[i], TextAlone), self._width(asked[i])))
-        for start in range(0, len(order), MAX_ROWS):
-            rows = order[start : start + MAX_ROWS]
+        size = max(1, MAX_ROWS // len(questions))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             batch = [asked[i] for i in rows]
             prompts = [[self._prompt(one, question) for one in batch] for question in questions]
             vectors = [_flat(one) for one in batch]
-            if len(questions) > 1 and self._can_share(prompts):
-                ids = [p.ids[: p.shared] for p in prompts[0]]
-                shared = self._prefill(model, ids, prompts[0], vectors)
-                for which, column in enumerate(prompts):
-                    tail = torch.tensor([p.ids[p.shared :] for p in column], device=self.subject.device)
-                    self.tokens += tail.numel()
-                    state, logits = self._extend(model, shared.fork(), tail, keep=1)
-                    yield rows, which, _State(state.cache, state.mask, logits[:, -1])
-            else:
-                for which, column in enumerate(prompts):
-                    yield rows, which, self._prefill(model, [p.ids for p in column], column, vectors)
+            if len(questions) == 1 or not self._can_share(prompts):
+                yield rows, [self._prefill(model, [p.ids for p in column], column, vectors) for column in prompts]
+                continue
+            shared = self._prefill(model, [p.ids[: p.shared] for p in prompts[0]], prompts[0], vectors)
+            states = []
+            for column in prompts:
+                tail = torch.tensor([p.ids[p.shared :] for p in column], device=self.subject.device)
+                self.tokens += tail.numel()
+                state, logits = self._extend(model, shared.fork(), tail, keep=1)
+                states.append(_State(state.cache, state.mask, logits[:, -1]))
+            yield rows, states
 
     def _can_share(self, prompts: list[list[Prompt]]) -> bool:
         """Return whether the prompts of each row differ after the last slot alone, and go on alike in all rows.
@@ -252,6 +264,7 @@ class OracleReader:
             state.cache.batch_repeat_interleave(n_samples)
             mask, logits = (part.repeat_interleave(n_samples, dim=0) for part in (state.mask, state.logits))
             state = _State(state.cache, mask, logits)
+        state = _State(roomy(state.cache, n), state.mask, state.logits)
         alive = torch.arange(len(state.logits), device=self.subject.device)
         ended = torch.zeros(len(alive), dtype=torch.bool, device=self.subject.device)
         said: list[list[int]] = [[] for _ in alive]
@@ -315,6 +328,31 @@ class OracleReader:
         if not yes - no or not no - yes:
             raise ToolInputError("yes and no begin with the same tokens in this base's tokenizer: ask for text instead")
         return sorted(yes - no), sorted(no - yes)
+
+
+def _seed_of(seed: int, row: int, which: int, sample: int) -> int:
+    """Return the seed of one sample: a hash of integers, the same in every process."""
+    return hash((seed, row, which, sample)) % 2**62
+
+
+def _together(states: Sequence[_State]) -> Iterator[tuple[int, _State]]:
+    """Yield states that can be decoded as one batch as one, each with the number of its first question.
+
+    Shorter ones are padded on the left; what a sliding window has dropped can't be, so such states stay apart.
+    """
+    if not all(type(layer) is DynamicLayer for state in states for layer in state.cache.layers):
+        yield from enumerate(states)
+        return
+    width = max(state.mask.shape[1] for state in states)
+    gaps = [width - state.mask.shape[1] for state in states]
+    whole = states[0].fork()
+    for i, layer in enumerate(whole.cache.layers):
+        for part in ("keys", "values"):
+            pieces = [getattr(state.cache.layers[i], part) for state in states]
+            padded = [F.pad(piece, (0, 0, gap, 0)) for piece, gap in zip(pieces, gaps, strict=True)]
+            setattr(layer, part, torch.cat(padded))
+    mask = torch.cat([F.pad(state.mask, (gap, 0)) for state, gap in zip(states, gaps, strict=True)])
+    yield 0, _State(whole.cache, mask, torch.cat([state.logits for state in states]))
 
 
 def _flat(one: Asked) -> Tensor:

@@ -1,0 +1,70 @@
+"""A key-value cache with room made ahead: a step of decoding writes one column and copies none.
+
+transformers' own growing cache concatenates at every step, which copies all that is there: on two CPU
+cores that was six tenths of the time an oracle took to answer.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values, [batch, head, pos, d_head], with room for more positions behind them.
+
+    Args:
+        layer: What is there so far; it is left as it is.
+        room: How many positions will come.
+    """
+
+    def __init__(self, layer: DynamicLayer, room: int) -> None:
+        super().__init__()
+        keys, values = layer.keys, layer.values
+        assert keys is not None, "room is made behind what is there"
+        assert values is not None, "keys and values come together"
+        self.lazy_initialization(keys, values)
+        self._buffers = [_with_room(part, room) for part in (keys, values)]
+        self._n = keys.shape[-2]
+        self._show(self._n)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write further positions, and return all there are."""
+        start, n = self._n, key_states.shape[-2]
+        if start + n > self._buffers[0].shape[-2]:
+            self._buffers = [_with_room(buffer[..., :start, :], n) for buffer in self._buffers]
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., start : start + n, :] = new
+        return self._show(start + n)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some of the rows."""
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._show(self._n)
+
+    def _show(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return the first `n` positions, which are from now on all there are."""
+        self._n = n
+        keys, values = (buffer[..., :n, :] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _with_room(part: Tensor, room: int) -> Tensor:
+    batch, heads, n, width = part.shape
+    buffer = torch.empty(batch, heads, n + room, width, dtype=part.dtype, device=part.device)
+    buffer[..., :n, :] = part
+    return buffer
+
+
+def roomy(cache: Any, room: int) -> Any:
+    """Return a cache of the same contents with room for so many positions; layers of another sort are kept as they are."""
+    twin = copy.copy(cache)
+    twin.layers = [
+        RoomyLayer(layer, room) if type(layer) is DynamicLayer else copy.copy(layer) for layer in cache.layers
+    ]
+    return twin
