@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's keys and values, [batch, head, pos, d_head], with room for more positions behind them.
 
     Args:
@@ -23,7 +23,7 @@ class RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, layer: DynamicLayer, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         keys, values = layer.keys, layer.values
         assert keys is not None, "room is made behind what is there"
         assert values is not None, "keys and values come together"
