@@ -22,6 +22,7 @@ from tools.activation_oracle.inject import RULES, inject
 from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.prompt import PromptBuilder
 from tools.activation_oracle.reader import OracleReader, TextAlone
+from tools.activation_oracle.sweep import sweep
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
 from tools.residual import blocks, capture_layers
@@ -680,3 +681,26 @@ def test_a_cache_with_room_holds_what_a_growing_one_holds_whatever_rows_are_kept
                 cache.batch_select_indices(torch.tensor([3, 1]))
         assert plain.get_seq_length() == ahead.get_seq_length() == 6 + step
     assert torch.equal(before, piece(5, 0)[0]), "the cache that it was made from is left alone"
+
+
+# -- where to read
+
+
+def test_a_sweep_tries_every_layer_and_measures_the_best_on_texts_that_did_not_choose_it(reader):
+    texts = [*tiny.TEXTS, *(text.replace("the", "an") for text in tiny.TEXTS)]
+    found = sweep(reader, texts, window=3, question="what?", seed=1)
+    assert {one.layers for one in found.chosen_on} == {(0,), (1,), (2,)}
+    lifts = [one.lift for one in found.chosen_on]
+    assert lifts == sorted(lifts, reverse=True)
+    assert found.layers == found.chosen_on[0].layers
+    assert found.held_out.n == 3
+    again = sweep(reader, texts[::-1][::-1], window=3, question="what?", seed=1, sets=[found.layers])
+    assert again.held_out == found.held_out
+    with pytest.raises(ToolInputError, match="too few to choose a layer"):
+        sweep(reader, texts[:3], window=3, question="what?", seed=1)
+
+
+def test_a_sweep_finds_nothing_where_nothing_is_put_in(reader, monkeypatch):
+    monkeypatch.setattr(injection, "inject", lambda resid, *args, **kwargs: resid.clone())
+    found = sweep(reader, list(tiny.TEXTS) * 2, window=3, question="what?", seed=1)
+    assert all(one.lift <= 1e-5 for one in (*found.chosen_on, found.held_out))

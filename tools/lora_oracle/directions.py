@@ -18,8 +18,8 @@ from torch import Tensor
 from tools.errors import ModelLoadError
 from tools.lora_oracle.canonical import canonical
 from tools.lora_oracle.delta import ModuleDelta, scrambled
+from tools.lora_oracle.lens import tokens_written, words_read
 from tools.lora_oracle.weights import Tensors
-from tools.words import robust_z
 
 EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight", "transformer.wte.weight",
               "gpt_neox.embed_in.weight")  # fmt: skip
@@ -69,7 +69,7 @@ def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dict
     embed = base.read(name).double()
     unembed = base.read(next((n for n in UNEMBEDDINGS if n in base), name)).double()
     tokens = tuple(str(tokenizer.decode([i])) for i in range(min(len(embed), len(tokenizer))))
-    chosen = tuple(words) or tuple(
+    chosen = tuple(dict.fromkeys(words)) or tuple(
         sorted({t.strip() for t in tokens if t.startswith(" ") and len(t.strip()) > 2 and t.strip().isalpha()})
     )
     ids = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in chosen]
@@ -122,28 +122,16 @@ def words_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: i
     """Return the words whose input the change answers most, averaged over modules; control: random directions, same spectrum."""
 
     def score(some: Sequence[ModuleDelta]) -> Tensor:
-        scores = [
-            robust_z(((words.seen_by(d.path) @ d.V) * d.S).norm(dim=1))
-            for d in some
-            if d.reads_residual and d.V.shape[0] == words.inputs.shape[1] and float(d.S.sum()) > 0
-        ]
-        return torch.stack(scores).mean(0) if scores else torch.zeros(len(words.words), dtype=torch.float64)
+        inputs = {d.path: words.seen_by(d.path) for d in some if d.V.shape[0] == words.inputs.shape[1]}
+        return torch.tensor(list(words_read(some, inputs, words.words).values()), dtype=torch.float64)
 
     return _standing(score(deltas), [score(null) for null in _nulls(deltas, seed)], words.words)
 
 
 def tokens_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0) -> Standing:
     """Return the tokens that the change writes most, averaged over modules; control as for words."""
-
-    def score(some: Sequence[ModuleDelta]) -> Tensor:
-        scores = [
-            robust_z(((words.outputs @ d.U) * d.S).norm(dim=1))
-            for d in some
-            if d.writes_residual and d.U.shape[0] == words.outputs.shape[1] and float(d.S.sum()) > 0
-        ]
-        return torch.stack(scores).mean(0) if scores else torch.zeros(len(words.tokens), dtype=torch.float64)
-
-    return _standing(score(deltas), [score(null) for null in _nulls(deltas, seed)], words.tokens)
+    nulls = [tokens_written(null, words.outputs) for null in _nulls(deltas, seed)]
+    return _standing(tokens_written(deltas, words.outputs), nulls, words.tokens)
 
 
 def _nulls(deltas: Sequence[ModuleDelta], seed: int) -> list[list[ModuleDelta]]:

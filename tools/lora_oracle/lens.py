@@ -58,8 +58,10 @@ class LoraLens(Tool[LensArgs]):
             words_read([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], resid, words)
             for n in range(N_NULLS)
         ]
-        written = tokens_written(deltas, subject)
-        null_written = [tokens_written([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], subject)
+        table: Any = subject.model.get_output_embeddings()
+        unembed = table.weight.detach().double().cpu()
+        written = tokens_written(deltas, unembed)
+        null_written = [tokens_written([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], unembed)
                         for n in range(N_NULLS)]  # fmt: skip
         readings = [
             self._words_reading(read, nulls),
@@ -121,11 +123,11 @@ def words_read(deltas: Sequence[ModuleDelta], resid: dict[str, Tensor], words: S
     return dict(zip(words, mean.tolist(), strict=True))
 
 
-def tokens_written(deltas: Sequence[ModuleDelta], subject: Subject) -> Float[Tensor, " d_vocab"]:
-    """Return how far each token stands out in `||W_U U S||`, averaged over the modules that write."""
-    unembed: Any = subject.model.get_output_embeddings()
-    w_u = unembed.weight.detach().double().cpu()
-    w_u = w_u - w_u.mean(0)
+def tokens_written(
+    deltas: Sequence[ModuleDelta], unembed: Float[Tensor, "d_vocab d_model"]
+) -> Float[Tensor, " d_vocab"]:
+    """Return how far each token stands out in `||W_U U S||`, averaged over the modules that write; `W_U` is centred first."""
+    w_u = unembed - unembed.mean(0)
     scores = [
         robust_z(((w_u @ d.U) * d.S).norm(dim=1))
         for d in deltas
