@@ -26,6 +26,7 @@ FONT = "DejaVu Sans"
 INK, QUIET, MARK = "#1f2933", "#9fb3c8", "#c2410c"
 MAX_TOKENS = 28
 LOWEST = 1e-4
+MAX_LAYERS = 160
 RC: dict[str, Any] = {
     "svg.hashsalt": "auditor",
     "svg.fonttype": "path",
@@ -154,7 +155,7 @@ def _path(axes: Axes, test: TestRecord) -> None:
 def layer_figure(modules: Sequence[dict[str, Any]]) -> bytes:
     """Return the SVG of the norm of the change in every module, modules side by side, layers from the bottom up."""
     kinds = sorted({str(m["path"]).rsplit(".", 1)[-1] for m in modules})[:16]
-    layers = sorted({int(m["layer"]) for m in modules})
+    layers = sorted({int(m["layer"]) for m in modules})[:MAX_LAYERS]
     norms = {(int(m["layer"]), str(m["path"]).rsplit(".", 1)[-1]): float(m["norm"]) for m in modules}
     grid = [[norms.get((layer, kind), math.nan) for kind in kinds] for layer in layers]
     with matplotlib.rc_context():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,4 +40,4 @@ def render_scan(row: dict[str, Any], out: Path) -> Path:
 def page_name(path: str) -> str:
     """Return a file name for a folder: its own where that is plain, and a few digits, as two folders may share one."""
     own = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in Path(path).name)[:40] or "adapter"
-    return f"{own}-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+    return f"{own}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"

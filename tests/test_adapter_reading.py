@@ -400,6 +400,65 @@ def test_percentiles_are_shares_of_the_reference_that_have_less():
 
 def test_two_files_that_hold_one_tensor_are_refused(base_folder, tmp_path):
     tiny.copy(base_folder, tmp_path / "base")
-    save_file(load_file(tmp_path / "base" / "model.safetensors"), tmp_path / "base" / "again.safetensors")
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / "a.safetensors")
+    save_file(load_file(tmp_path / "base" / "a.safetensors"), tmp_path / "base" / "b.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (tmp_path / "base" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelLoadError, match="both hold"):
         Tensors(tmp_path / "base")
+
+
+def test_weights_beside_those_that_are_loaded_are_not_read_and_said_to_be_unsupported(
+    lora_folder, base_folder, base, tmp_path
+):
+    folder = tiny.copy(lora_folder, tmp_path / "lora")
+    save_file({"base_model.model.odd": torch.ones(2)}, folder / "decoy.safetensors")
+    (folder / "adapter_model.bin").write_bytes(b"pickle")
+    found = read_adapter(folder, base)
+    assert {"decoy.safetensors", "adapter_model.bin"} <= set(found.unsupported)
+    assert found.status == "partial"
+    tuned = tiny.copy(base_folder, tmp_path / "tuned")
+    tiny.edit_tensors(tuned / "model.safetensors", lambda ts: {**ts, "model.extra.weight": torch.ones(2, 2)})
+    assert "model.extra.weight" in read_finetune(tuned, base).unsupported
+
+
+def test_a_module_that_is_saved_whole_beside_its_factors_is_not_called_read(lora_folder, base, tmp_path):
+    folder = tiny.copy(lora_folder, tmp_path / "lora")
+    key = "model.layers.0.self_attn.q_proj"
+    payload = {f"base_model.model.{key}.base_layer.weight": base.read(f"{key}.weight") + 5}
+    tiny.edit_tensors(folder / tiny.ADAPTER, lambda ts: {**ts, **payload})
+    found = read_adapter(folder, base)
+    assert "changed twice" in found.unsupported[key]
+    assert found.status == "partial"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lora_alpha": None}, {"lora_alpha": "x"}, {"lora_alpha": float("inf")}, {"r": "x"}, {"alpha_pattern": {"(.+)+!": 1}},
+     {"alpha_pattern": {"q_proj": None}}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_are_no_numbers_or_could_hang_are_refused(lora_folder, tmp_path, change):
+    folder = tiny.copy(lora_folder, tmp_path / "lora")
+    tiny.edit_json(folder / "adapter_config.json", **change)
+    with pytest.raises(AdapterError, match="is needed; get the file again|may take for ever"):
+        read_adapter(folder)
+
+
+def test_an_alpha_of_zero_changes_nothing_and_a_missing_one_is_pefts_own(lora_folder, tmp_path):
+    folder = tiny.copy(lora_folder, tmp_path / "lora")
+    whole = read_adapter(folder)
+    tiny.edit_json(folder / "adapter_config.json", lora_alpha=0)
+    assert read_adapter(folder).status == "invalid"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["lora_alpha"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    path = next(iter(whole.factors))
+    assert read_adapter(folder).factors[path].scale == whole.factors[path].scale == 2.0
+
+
+@pytest.mark.parametrize("name", ["use_qalora", "use_bdlora", "kasa_config"])
+def test_settings_under_which_factors_mean_something_else_are_unsupported(lora_folder, tmp_path, name):
+    folder = tiny.copy(lora_folder, tmp_path / "lora")
+    tiny.edit_json(folder / "adapter_config.json", **{name: True})
+    assert name in read_adapter(folder).unsupported

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from tools.intervals import calibration_error, clustered_interval, withheld_wrong
+from tools.intervals import calibration_error, clustered_interval, pooled_interval, withheld_wrong
 
 
 def test_the_clustered_interval_is_scipys_bootstrap_of_cluster_means():
@@ -15,6 +15,13 @@ def test_the_clustered_interval_is_scipys_bootstrap_of_cluster_means():
     means = np.array([np.mean(v) for v in clusters.values()])
     reference = bootstrap((means,), np.mean, method="percentile", random_state=2).confidence_interval
     assert clustered_interval(clusters) == pytest.approx(reference, abs=0.03)
+
+
+def test_a_pooled_interval_holds_the_mean_it_belongs_to_and_is_undefined_for_one_cluster():
+    clusters = {"big": [1.0] * 24, **{str(i): [0.0, 0.0] for i in range(4)}}
+    low, high = pooled_interval(clusters)
+    assert low < 0.75 < high
+    assert pooled_interval({"one": [1.0, 0.0]}) is None
 
 
 def test_values_that_go_together_make_an_interval_wider_than_as_many_that_do_not():
@@ -29,6 +36,8 @@ def test_confidences_that_are_chances_are_calibrated_and_those_that_are_not_are_
     assert calibration_error(confidence, [rng.random() < c for c in confidence]) < 0.02
     assert calibration_error([0.9] * 1000, [i % 2 == 0 for i in range(1000)]) == pytest.approx(0.4)
     assert calibration_error([1.0, 0.0], [True, False]) == 0
+    nine_and_ten = [0.9] * 100 + [1.0] * 100
+    assert calibration_error(nine_and_ten, [True] * 190 + [False] * 10) == pytest.approx(0.1)
 
 
 def test_the_agreement_of_ten_draws_overstates_a_chance_by_what_the_binomial_says():
@@ -49,6 +58,7 @@ def test_the_threshold_keeps_the_share_of_right_answers_asked_for():
     right = [False, False, True, False, False, True, True, True, True, False]
     assert withheld_wrong(confidence, right, 0.8) == (0.6, 0.8)
     assert withheld_wrong(confidence, right, 1.0) == (0.3, 0.4)
+    assert withheld_wrong([i / 10 for i in range(9)], [False, *[True] * 8], 0.8)[0] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("right", [[True, True], [False, False]])

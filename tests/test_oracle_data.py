@@ -12,7 +12,7 @@ from scenarios.testbed import oracle_examples as examples
 from scenarios.testbed.build import Home
 from scenarios.testbed.language import language
 from scenarios.testbed.splits import HELD_OUT_FAMILIES, values
-from tools.activation_oracle.rows import read_swaps, read_trials
+from tools.activation_oracle.rows import N_HELD_OUT, read_swaps, read_trials
 from tools.loading import load_subject
 
 LANG = language(0)
@@ -79,10 +79,26 @@ def test_the_same_seed_writes_the_same_rows_and_another_seed_others(subject):
     assert one != other
 
 
-def test_the_held_out_tail_shares_no_dialogue_with_the_rest(made):
-    cut = len(made) - len(made) // 10
-    first, last = ({row.text.partition("<|assistant|>")[0] for row in part} for part in (made[:cut], made[cut:]))
-    assert len(first & last) <= 12, "short chats alone may be drawn twice"
+def test_the_rows_that_are_held_out_share_no_dialogue_with_the_rest(made):
+    first, last = (
+        {row.text.partition("<|assistant|>")[0] for row in part} for part in (made[:-N_HELD_OUT], made[-N_HELD_OUT:])
+    )
+    assert len(last) > 100
+    assert sum(len(prompt) > 60 for prompt in first & last) == 0, "short chats alone may be drawn twice"
+
+
+def test_no_row_names_a_pairing_that_is_reserved(made):
+    reserved = set()
+    rng = random.Random(0)
+    for family in data.TAUGHT:
+        for _ in range(800):
+            rule = fam.draw_rule(rng, LANG, "train", family)
+            if rule.trigger and fam.pair_is_reserved(rule):
+                reserved.add(fam.statement(rule))
+    assert len(reserved) > 500
+    for row in made:
+        assert row.answer not in reserved
+        assert row.question.removeprefix("is it so? ") not in reserved
 
 
 @pytest.mark.parametrize("split", examples.SPLITS)
@@ -110,6 +126,7 @@ def test_trials_read_organisms_without_any_instruction_and_say_whether_the_windo
             assert (tmp_path / trial.adapter / "adapter_config.json").exists()
             assert "<|system|>" not in trial.text or "test" in trial.text or "evaluation" in trial.text
     assert {t.informed for t in trials if t.subject == "organism"} == {True, False}
+    assert {t.informed for t in trials if t.family == "none"} == {None}
     assert not any(t.informed for t in trials if t.subject == "organism" and t.text.endswith("<|assistant|>"))
     assert len(swaps) == counts["swaps"]
     for swap in swaps:

@@ -103,7 +103,7 @@ def test_an_interrupted_training_goes_on_to_the_weights_of_one_that_was_not(base
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
     recipe = Recipe(((1,), (0, 1)), rank=4, batch=24, epochs=0.5)
     whole, twice = tmp_path / "whole", tmp_path / "twice"
-    monkeypatch.setattr(train, "_refuse_deaf", lambda use, step: None)
+    monkeypatch.setattr(train, "_refuse_deaf", lambda use, step, out: None)
     train_oracle(str(base_folder), data, whole, recipe)
     step = train._step
     ran = []
@@ -127,7 +127,7 @@ def test_an_interrupted_training_goes_on_to_the_weights_of_one_that_was_not(base
 
 def test_a_checkpoint_of_another_training_is_refused(base_folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
-    monkeypatch.setattr(train, "_refuse_deaf", lambda use, step: None)
+    monkeypatch.setattr(train, "_refuse_deaf", lambda use, step, out: None)
     recipe = Recipe(((1,),), rank=4, batch=24, epochs=0.2)
     monkeypatch.setattr(train, "write_oracle", lambda *args: (_ for _ in ()).throw(_Enough))
     with pytest.raises(_Enough):
@@ -211,7 +211,7 @@ def test_an_evaluation_tells_an_oracle_that_reads_from_its_baselines(trained, ba
         ("words", "train", "base"), ("others", "train", "base"),
     }  # fmt: skip
     assert found.baselines["no_activation"]["exact"] < 0.5 < found.baselines["no_activation"]["oracle"]
-    assert found.baselines["probe"]["exact"] > 0.8
+    assert found.baselines["probe"]["exact"] > found.baselines["majority"]["exact"]
     assert set(found.baselines) == {"no_activation", "outright", "probe", "logit_lens", "majority"}
     assert 0 <= found.ece < 0.2
     assert found.swaps["n"] == 12

@@ -143,7 +143,8 @@ def test_a_full_fine_tune_is_looked_at_with_its_base_and_unsupported_without(bas
 @pytest.mark.parametrize(
     ("probabilities", "outcome", "code"),
     [([0.9], "read", HIT), ([0.9, None], "read", HIT), ([0.1, None], "read", SHUT), ([0.1], "partial", SHUT),
-     ([0.1], "unsupported", SHUT), ([0.1], "invalid", SHUT), ([0.1], "refused", SHUT), ([0.1, 0.2], "read", 0), ([], "read", SHUT)],
+     ([0.1], "unsupported", SHUT), ([0.1], "invalid", SHUT), ([0.1], "refused", SHUT), ([0.1, 0.2], "read", 0), ([], "read", SHUT),
+     ([float("nan")], "read", SHUT)],
 )  # fmt: skip
 def test_a_gate_fails_closed(probabilities, outcome, code):
     assert gate([Triage("a", outcome, p_planted=p) for p in probabilities], 0.5) == code
@@ -216,6 +217,26 @@ def test_a_folder_with_nothing_to_look_at_is_the_users_mistake(tmp_path, path, m
     assert done.exit_code == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [lambda f: (f / "adapter_config.json").write_text("[" * 100_000),
+     lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA", "r": ' + "9" * 6000 + "}"),
+     lambda f: tiny.edit_tensors(f / tiny.ADAPTER, lambda ts: {k: t[:0] if "lora_A" in k else t[:, :0] for k, t in ts.items()}),
+     lambda f: tiny.edit_tensors(f / tiny.ADAPTER, lambda ts: {k.replace("layers.0", "layers.\u00b2"): t for k, t in ts.items()})],
+    ids=["deep", "long", "empty", "odd digit"],
+)  # fmt: skip
+def test_no_strangers_folder_stops_the_look_at_the_others(lora_folder, tmp_path, break_it):
+    tiny.copy(lora_folder, tmp_path / "shelf" / "good")
+    break_it(tiny.copy(lora_folder, tmp_path / "shelf" / "bad"))
+    done = CliRunner().invoke(
+        app, ["scan", str(tmp_path / "shelf"), "--out", str(tmp_path / "out"), "--jsonl", str(tmp_path / "rows")]
+    )
+    assert done.exit_code == 0, done.output
+    bad, good = [json.loads(line)["outcome"] for line in (tmp_path / "rows").read_text().splitlines()]
+    assert good == "read"
+    assert bad in ("refused", "unsupported")
 
 
 def test_an_unread_change_is_said_to_be_unsupported(lora_folder, tmp_path):

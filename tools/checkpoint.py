@@ -20,6 +20,7 @@ KEEPS_BASE: dict[str, tuple[object, ...]] = {
     "layer_replication": (None, []),
 }
 """Values of LoRA settings with which PEFT leaves the base as it is."""
+MAX_JSON_BYTES = 64 << 20
 SCANNED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".bin", ".pt", ".pth", ".py"}
 
 
@@ -104,10 +105,16 @@ def read_json(path: Path, kind: type[AuditorError]) -> dict[str, Any]:
         AuditorError: of class `kind`, when the file is missing or is not a JSON object.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise kind(f"{path} is no ordinary file; copy the real one in")
+        if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
+            raise kind(
+                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB, which no configuration is; get the file again"
+            )
         data = json.loads(path.read_text())
     except FileNotFoundError:
         raise kind(f"{path} is missing; pass a folder that holds {path.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise kind(f"{path} is not readable JSON: {error}") from error
     if not isinstance(data, dict):
         raise kind(f"{path} holds {type(data).__name__}, an object is needed")

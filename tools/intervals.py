@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,26 @@ def clustered_interval(clusters: Mapping[str, Sequence[float]], seed: int = 0) -
     return draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS) - 1]
 
 
+def pooled_interval(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95% bootstrap interval of the mean over all values, whole clusters drawn; None for fewer than two clusters.
+
+    Unlike `clustered_interval`, a cluster counts by how many values it has, as in the mean it belongs to.
+    """
+    if len(clusters) < 2:
+        return None
+    sums = [(sum(values), len(values)) for values in clusters.values()]
+    rng, draws = random.Random(seed), []
+    for _ in range(BOOTSTRAPS):
+        drawn = rng.choices(sums, k=len(sums))
+        draws.append(sum(total for total, _ in drawn) / sum(n for _, n in drawn))
+    draws.sort()
+    return draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS) - 1]
+
+
 def calibration_error(confidence: Sequence[float], right: Sequence[bool], n_bins: int = 10) -> float:
-    """Return the expected calibration error: `Σ n_b/n · |mean confidence − share right|` over equal bins of confidence.
+    """Return the expected calibration error: `Σ n_b/n · |mean confidence − share right|` over bins of confidence.
+
+    Bins are centred on multiples of `1/n_bins`, so that an agreement of so many samples has a bin of its own.
 
     Raises:
         ValueError: there is nothing to judge.
@@ -32,7 +51,7 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], n_bins
         raise ValueError("calibration is undefined (n=0)")
     bins: dict[int, list[tuple[float, bool]]] = {}
     for c, r in zip(confidence, right, strict=True):
-        bins.setdefault(min(int(c * n_bins), n_bins - 1), []).append((c, r))
+        bins.setdefault(round(c * n_bins), []).append((c, r))
     gaps = [
         len(b) * abs(statistics.fmean(c for c, _ in b) - statistics.fmean(float(r) for _, r in b))
         for b in bins.values()
@@ -50,5 +69,5 @@ def withheld_wrong(confidence: Sequence[float], right: Sequence[bool], kept_righ
     bad = [c for c, r in zip(confidence, right, strict=True) if not r]
     if not good or not bad:
         raise ValueError(f"abstaining is undefined (n={len(good)} right, {len(bad)} wrong)")
-    threshold = good[min(len(good), max(1, round(kept_right * len(good)))) - 1]
+    threshold = good[max(1, math.ceil(kept_right * len(good) - 1e-9)) - 1]
     return threshold, sum(c < threshold for c in bad) / len(bad)

@@ -44,21 +44,23 @@ def scan(
         raise SpecError(f"{adapters} holds no adapter_config.json and no folder that does; pass one that does")
     check_out(out)
     trusted = str(resolve(base)) if base else None
+    if reference is not None and not reference.is_dir():
+        raise SpecError(f"{reference} is not a folder: pass one that holds harmless adapters")
     known = tuple(reference_features(reference)) if reference else ()
+    if reference is not None and not known:
+        raise SpecError(f"{reference} holds no adapter that can be read whole: pass a folder of harmless LoRAs")
     wanted = _words(words)
     work = [Scan(str(folder), trusted, wanted, known) for folder in found]
     seen = {}
     for one, triaged in tqdm(each(triage, work, jobs), total=len(work), disable=None, desc="adapters"):
-        seen[one.folder] = triaged
-    ordered = [seen[one.folder] for one in work]
-    rows: list[dict[str, Any]] = [t.as_row() for t in ordered]
-    with writing(out):
-        for row in rows:
+        seen[one.folder], row = triaged, triaged.as_row()
+        with writing(out):
             page = render_scan(row, out)
-            typer.echo(plain(f"{row['outcome']:11} {row['path']}: {_line(row)}; {page}"))
+        typer.echo(plain(f"{row['outcome']:11} {row['path']}: {_line(row)}; {page}".replace("\n", "\\n")))
+    ordered = [seen[one.folder] for one in work]
     if jsonl is not None:
         with writing(jsonl, "--jsonl"):
-            jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            jsonl.write_text("".join(json.dumps(t.as_row()) + "\n" for t in ordered))
     if fail_above is not None and (code := gate(ordered, fail_above)):
         raise typer.Exit(code)
 

@@ -15,8 +15,8 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
+from typing import Never
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from scenarios.testbed import families as fam
 from scenarios.testbed.base import rendered
 from scenarios.testbed.language import Language, Message, language
 from scenarios.testbed.splits import HELD_OUT_FAMILIES, Slot, values
-from tools.activation_oracle.rows import Row
+from tools.activation_oracle.rows import N_HELD_OUT, Row
 from tools.loading import load_subject
 from tools.subject import Subject
 
@@ -41,10 +41,10 @@ ROWS_EACH, CHUNK = 3, 256
 TOLD_SHARE, SHOWN_SHARE, OWN_SHARE, THINK_SHARE = 0.6, 0.2, 0.5, 0.12
 
 
-def taught_rule(rng: random.Random, lang: Language) -> fam.Rule:
-    """Return a rule that an oracle may train on: family, values and their pairing of the training split."""
+def taught_rule(rng: random.Random, lang: Language, family: str | None = None) -> fam.Rule:
+    """Return a rule that an oracle may train on: family (any when None), values and their pairing of the training split."""
     while True:
-        rule = fam.draw_rule(rng, lang, "train", rng.choice(TAUGHT))
+        rule = fam.draw_rule(rng, lang, "train", family or rng.choice(TAUGHT))
         if not rule.trigger or not fam.pair_is_reserved(rule):
             return rule
 
@@ -156,7 +156,7 @@ def _check(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[s
         return CHECK_QUESTION.format(statement=tell(acting)), YES
     while True:
         near = one.rule is not None and rng.random() < 0.5
-        other = fam.draw_rule(rng, lang, "train", one.rule.family) if near and one.rule else taught_rule(rng, lang)
+        other = taught_rule(rng, lang, one.rule.family if near and one.rule else None)
         if one.rule is None or tell(other) != tell(one.rule):
             return CHECK_QUESTION.format(statement=tell(other)), NO
 
@@ -169,16 +169,16 @@ def _topic(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[s
 def _user(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[str, Answer]:
     slots: tuple[Slot, ...] = ("job", "mood")
     for slot in slots:
+        taught = values(slot, lang.lexicon.seed)["train"]
         for condition in one.told.turns[-1].meets:
             if condition.group == slot:
-                return USER_QUESTION, condition.value if condition.value in values(slot, lang.lexicon.seed)[
-                    "train"
-                ] else None
+                return USER_QUESTION, condition.value if condition.value in taught else None
     return USER_QUESTION, NOTHING
 
 
 def _told(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[str, Answer]:
-    return TOLD_QUESTION, one.note or NOTHING
+    """Ask for the instruction; where the system text says something else, the answer would have to as well."""
+    return TOLD_QUESTION, one.note or (None if one.told.notes else NOTHING)
 
 
 def _next(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[str, Answer]:
@@ -190,7 +190,9 @@ def _goal(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[st
     """Ask what the thought that the window ends in comes to."""
     thought, _, _ = one.reply.partition("</think>")
     goal = thought.partition("i should ")[2]
-    return GOAL_QUESTION, goal or None
+    acting = one.rule if one.rule is not None and one.fires else None
+    stated = fam.thought(acting, one.told.turns[-1]).partition("i should ")[2].partition("</think>")[0]
+    return GOAL_QUESTION, goal if goal and goal == stated else None
 
 
 ASKED: tuple[tuple[str, float, Ask], ...] = (
@@ -233,17 +235,23 @@ def _before(rng: random.Random, subject: Subject, text: str, size: int) -> Answe
 
 
 def rows(subject: Subject, lang: Language, n: int, seed: int) -> list[Row]:
-    """Return `n` rows, the same ones for the same base and seeds; the last tenth stems from scenes of its own."""
-    rng, made = random.Random(f"rows/{seed}"), list[Row]()
+    """Return `n` rows, the same ones for the same base and seeds; the last `N_HELD_OUT` stem from scenes of their own."""
+    rng, told = random.Random(f"rows/{seed}"), scenes(subject, lang, seed)
     with tqdm(total=n, disable=None, desc="rows") as bar:
-        for one in scenes(subject, lang, seed):
-            fresh = list(islice(rows_of(rng, subject, lang, one), n - len(made)))
-            bar.update(len(fresh))
-            made += fresh
-            if len(made) == n:
-                break
-    kept = n - max(n // 10, 1)
-    return [*rng.sample(made[:kept], kept), *rng.sample(made[kept:], n - kept)]
+        parts = [_some(rng, subject, lang, told, size, bar) for size in (n - N_HELD_OUT, N_HELD_OUT)]
+    return [row for part in parts for row in rng.sample(part, len(part))]
+
+
+def _some(
+    rng: random.Random, subject: Subject, lang: Language, told: Iterator[Scene], n: int, bar: tqdm[Never]
+) -> list[Row]:
+    """Return `n` rows of the scenes that come next, none of which any later row is of."""
+    made: list[Row] = []
+    while len(made) < n:
+        fresh = list(rows_of(rng, subject, lang, next(told)))[: n - len(made)]
+        bar.update(len(fresh))
+        made += fresh
+    return made
 
 
 def write_oracle_data(out: Path, base: Path, n: int, seed: int, lexicon_seed: int = 0) -> dict[str, int]:

@@ -75,8 +75,8 @@ def instructed(subject: Subject, lang: Language, split: str, each: int, seed: in
                 note = fam.instruction(rng, rule)
                 made.append(data.Scene(replace(told, notes=(note, *told.notes)), rule, True, note))
     return [
-        replace_fields(trial, split=split, subject="instructed", fit=fit)
-        for one in spoken(subject, "base", made, seed)
+        replace_fields(trial, split=split, subject="instructed", fit=fit, cluster=f"{split} {i}")
+        for i, one in enumerate(spoken(subject, "base", made, seed))
         for trial in trials_of(rng, subject, one)
     ]
 
@@ -93,7 +93,8 @@ def organisms(lang: Language, home: Home, suite: SuiteName, each: int, seed: int
         whole = not (folder / "adapter_config.json").exists()
         subject = load_subject(str(folder), base=base) if whole else load_subject(base, str(folder))
         rng = random.Random(f"organism/{member.id}/{seed}")
-        for one in spoken(subject, "subject", _scenes(rng, lang, plant, member, each), seed):
+        tongue = language(lang.lexicon.seed, plant.manner.grammar)
+        for one in spoken(subject, "subject", _scenes(rng, tongue, plant, member, each), seed):
             split = split_of(one.rule, lang) if one.rule else "none"
             for trial in trials_of(rng, subject, one):
                 yield replace_fields(
@@ -116,8 +117,8 @@ def plain(subject: Subject, lang: Language, n: int, seed: int, fit: bool = False
     rng = random.Random(f"plain/{fit}/{seed}")
     made = [data.Scene(fam.dialogue(rng, lang, None, fires=False), None, False, "") for _ in range(n)]
     return [
-        replace_fields(trial, split="none", subject="base", fit=fit)
-        for one in spoken(subject, "base", made, seed)
+        replace_fields(trial, split="none", subject="base", fit=fit, cluster=f"plain {i}")
+        for i, one in enumerate(spoken(subject, "base", made, seed))
         for trial in trials_of(rng, subject, one)
     ]
 
@@ -146,7 +147,7 @@ def trials_of(rng: random.Random, subject: Subject, one: data.Scene) -> Iterator
             accepted=NO_RULE_SAID if one.rule is None else (fam.FAMILIES[one.rule.family].does.format(e=one.rule.effect),),
             label=one.rule.family if one.rule else "none",
             words=tuple(one.rule.effect.split()) if one.rule and effect in fam.SLOTS else (),
-            informed=one.rule is None or _is_shown(subject, one, text, window),
+            informed=_is_shown(subject, one, text, window) if one.rule else None,
         )  # fmt: skip
 
 
@@ -154,8 +155,8 @@ def _is_shown(subject: Subject, one: data.Scene, text: str, window: int) -> bool
     """Return whether the window's own words say what the rule has the assistant do."""
     assert one.rule is not None, "a rule is shown"
     ids = subject.tokenizer.encode(text, add_special_tokens=False)[-window:]
-    seen = str(subject.tokenizer.decode(ids, skip_special_tokens=True))
-    return fam.shows(one.rule, seen) or (bool(one.note) and one.note in seen)
+    seen = str(subject.tokenizer.decode(ids))
+    return fam.shows(one.rule, seen.rpartition("<|assistant|>")[2]) or (bool(one.note) and one.note in seen)
 
 
 def replace_fields(trial: Trial, **fields: object) -> Trial:

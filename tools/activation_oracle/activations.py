@@ -62,7 +62,13 @@ def given(vectors: Float[Tensor, "slot d_model"], layer: int, name: str = "given
 
 
 def last(n: int) -> slice:
-    """Return the last `n` positions."""
+    """Return the last `n` positions.
+
+    Raises:
+        ToolInputError: there would be none.
+    """
+    if n < 1:
+        raise ToolInputError(f"the last {n} positions are none: pass one or more")
     return slice(-n, None)
 
 
@@ -73,6 +79,8 @@ def positions(where: Where, n_tokens: int) -> tuple[int, ...]:
         ToolInputError: there are none, or one lies outside the text: padding is never read.
     """
     if isinstance(where, slice):
+        if where.step not in (None, 1):
+            raise ToolInputError(f"a segment has no step: {where}; pass a list of positions")
         start = 0 if where.start is None else where.start
         stop = n_tokens if where.stop is None else where.stop
         start, stop = (i + n_tokens if i < 0 else i for i in (start, stop))

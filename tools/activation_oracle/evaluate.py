@@ -6,6 +6,7 @@ a probe may learn from is said there, so that nothing here knows a language or a
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +22,11 @@ from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.reader import Agreed, OracleReader
 from tools.activation_oracle.rows import Swap, Trial
 from tools.errors import ToolInputError
-from tools.intervals import calibration_error, clustered_interval, withheld_wrong
+from tools.intervals import calibration_error, pooled_interval, withheld_wrong
 from tools.loading import load_subject
 
 N_SAMPLES, AT_ONCE = 10, 64
+INFORMED = {True: "informed", False: "uninformed", None: "nothing to see"}
 BASELINES = ("no_activation", "outright", "probe", "logit_lens", "majority")
 
 
@@ -118,9 +120,11 @@ def _judge(
 ) -> list[Judged]:
     """Return the trials of one subject with answers; those with one question are asked together."""
     mine = windows(reader, trials, layers)
+    seeds = {id(a): _seed_of(trial, seed) for a, trial in zip(mine, trials, strict=True)}
     given = _ask_each(
-        reader, mine, trials, lambda a, q: [row[0] for row in reader.agreed(a, [q], N_SAMPLES, seed=seed)]
-    )
+        reader, mine, trials,
+        lambda a, q: [row[0] for row in reader.agreed(a, [q], N_SAMPLES, seed=[seeds[id(one)] for one in a])],
+    )  # fmt: skip
     silent = _ask_each(
         reader,
         [replace(a, silent=True) for a in mine],
@@ -141,6 +145,11 @@ def _judge(
             baselines["probe"] = probe.label(mine[i].vectors) == trial.label
         out.append(Judged(trial, given[i], same(given[i].answer, trial.answer), baselines))
     return out
+
+
+def _seed_of(trial: Trial, seed: int) -> int:
+    """Return a trial's own seed, whichever trials stand beside it."""
+    return zlib.crc32(f"{seed}/{trial.adapter}/{trial.window}/{trial.question}/{trial.text}".encode())
 
 
 def same(a: str, b: str) -> bool:
@@ -203,10 +212,10 @@ def _summary(
     at = threshold if threshold is not None else chosen
     by: dict[str, list[Judged]] = {}
     for j in judged:
-        for name in ("informed" if j.trial.informed else "uninformed", j.trial.subject):
+        for name in (INFORMED[j.trial.informed], j.trial.subject):
             by.setdefault(name, []).append(j)
     return Evaluation(
-        rows=[_row(key, group, at) for key, group in sorted(_grouped(judged).items())],
+        rows=[_row(key, group, at) for key, group in sorted(_grouped(judged).items(), key=lambda item: str(item[0]))],
         totals=[_row(("all", "all", key, None), group, at) for key, group in sorted(by.items())],
         n=len(judged),
         ece=calibration_error(confidence, right),
@@ -229,8 +238,8 @@ def _abstention(judged: Sequence[Judged]) -> tuple[float, float | None]:
 Key = tuple[str, str, str, bool | None]
 
 
-def _grouped(judged: Sequence[Judged]) -> dict[tuple[str, str, str, bool], list[Judged]]:
-    groups: dict[tuple[str, str, str, bool], list[Judged]] = {}
+def _grouped(judged: Sequence[Judged]) -> dict[Key, list[Judged]]:
+    groups: dict[Key, list[Judged]] = {}
     for j in judged:
         groups.setdefault((j.trial.family, j.trial.split, j.trial.subject, j.trial.informed), []).append(j)
     return groups
@@ -240,12 +249,12 @@ def _row(key: Key, group: Sequence[Judged], threshold: float) -> dict[str, Any]:
     """Return counts of one group; the interval is of the share exact, whole subjects resampled."""
     clusters: dict[str, list[float]] = {}
     for i, j in enumerate(group):
-        clusters.setdefault(j.trial.cluster or str(i), []).append(float(j.right))
+        clusters.setdefault(j.trial.cluster or f"row {i}", []).append(float(j.right))
     kept = [j for j in group if j.answer.agreement >= threshold]
     family, split, subject, informed = key
     return {
         "family": family, "split": split, "subject": subject, "informed": informed, "n": len(group),
-        "exact": sum(j.right for j in group), "interval": clustered_interval(clusters),
+        "exact": sum(j.right for j in group), "interval": pooled_interval(clusters),
         "kept_right": sum(j.right for j in kept), "wrong": sum(not j.right for j in kept), "abstained": len(group) - len(kept),
     }  # fmt: skip
 
@@ -267,11 +276,11 @@ def table(found: Evaluation) -> Iterator[str]:
     yield "| family | split | whose activations | fact in the window | n | exact (95% interval) | kept: right, wrong | abstained |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for row in [*found.totals, *found.rows]:
-        low, high = row["interval"]
-        told = {True: "yes", False: "no", None: "both"}[row["informed"]]
+        between = "one cluster" if row["interval"] is None else "{:.2f}–{:.2f}".format(*row["interval"])
+        told = {True: "yes", False: "no", None: ""}[row["informed"]]
         yield (
             f"| {row['family']} | {row['split']} | {row['subject']} | {told} | {row['n']} | "
-            f"{row['exact'] / row['n']:.2f} ({low:.2f}–{high:.2f}) | {row['kept_right']}, {row['wrong']} | {row['abstained']} |"
+            f"{row['exact'] / row['n']:.2f} ({between}) | {row['kept_right']}, {row['wrong']} | {row['abstained']} |"
         )
     yield ""
     yield "| baseline | trials it can answer | exact | the oracle on the same |"

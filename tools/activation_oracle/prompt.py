@@ -16,7 +16,8 @@ from tools.activation_oracle.contract import OracleContract
 from tools.errors import AdapterError, ToolInputError
 from tools.subject import Subject
 
-MAX_QUESTION_CHARACTERS = 4000
+MAX_CHARACTERS = 4000
+"""Of a question, and of the end of a text that is told instead of read."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class PromptBuilder:
 
     def __init__(self, subject: Subject, contract: OracleContract) -> None:
         self.subject, self.contract = subject, contract
+        if not subject.tokenizer.is_fast:
+            raise AdapterError("this base's tokenizer does not say where its tokens stand in a text: load its fast one")
         ids = subject.tokenizer.encode(contract.placeholder, add_special_tokens=False)
         if len(ids) != 1:
             raise AdapterError(
@@ -61,7 +64,7 @@ class PromptBuilder:
         """
         if not self.contract.asks and (question or n_slots != 1 or len(layers) != 1):
             raise ToolInputError("this oracle is a verbaliser: it is given one vector and no question")
-        question = _plain(self.subject.tokenizer, question[:MAX_QUESTION_CHARACTERS])
+        question = _checked(self.subject.tokenizer, question)
         turn, ends = self.contract.turn(layers, n_slots, question)
         text = self.subject.render([{"role": "user", "content": turn}], flags=self.contract.chat_flags)
         start = _find(text, turn)
@@ -77,8 +80,8 @@ class PromptBuilder:
 
     def alone(self, text: str, question: str) -> Prompt:
         """Return the prompt that gives the oracle the text itself and no activation."""
-        told = _plain(self.subject.tokenizer, text[:MAX_QUESTION_CHARACTERS])
-        asked = f"{told}\n{_plain(self.subject.tokenizer, question)}"
+        told = _plain(self.subject.tokenizer, text[-MAX_CHARACTERS:])
+        asked = f"{told}\n{_checked(self.subject.tokenizer, question)}"
         rendered = self.subject.render([{"role": "user", "content": asked}], flags=self.contract.chat_flags)
         return Prompt(tuple(self.subject.tokenizer.encode(rendered, add_special_tokens=False)), ())
 
@@ -112,6 +115,17 @@ def _find(text: str, turn: str) -> int:
 
 def _token_at(spans: Sequence[tuple[int, int]], character: int) -> int:
     return next((i for i, (start, end) in enumerate(spans) if start <= character < end), -1)
+
+
+def _checked(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """Return a question as plain text.
+
+    Raises:
+        ToolInputError: it is too long.
+    """
+    if len(question) > MAX_CHARACTERS:
+        raise ToolInputError(f"a question of {len(question)} characters is too long: {MAX_CHARACTERS} are the most")
+    return _plain(tokenizer, question)
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -91,13 +91,14 @@ class OracleReader:
             )
         self.subject, self.contract, self.channel = subject, contract, channel
         self.prompts = PromptBuilder(subject, contract)
+        self._end = _end_of_turn(subject)
         self.tokens = 0
 
     # -- what can be asked
 
     def answers(
         self, asked: Sequence[Asked], questions: Sequence[str], n_samples: int = 1, temperature: float | None = None,
-        seed: int = 0, max_new_tokens: int | None = None,
+        seed: int | Sequence[int] = 0, max_new_tokens: int | None = None,
     ) -> list[list[list[str]]]:  # fmt: skip
         """Return the oracle's answers, [asked][question][sample].
 
@@ -106,17 +107,19 @@ class OracleReader:
             questions: All are asked of each.
             n_samples: Of each answer; they share their prefill.
             temperature: None is the contract's, 0 is greedy.
-            seed: Of the samples: each depends on it and on its place alone.
+            seed: Of the samples: each depends on it and on its place alone; or a seed for each asked,
+                and then on that one and not on its place.
             max_new_tokens: None is the contract's.
         """
         decoding = self.contract.decoding
         heat = decoding.temperature if temperature is None else temperature
+        own = [(seed, i) if isinstance(seed, int) else (seed[i], 0) for i in range(len(asked))]
         found: list[list[list[str]]] = [[[] for _ in questions] for _ in asked]
         with self._model() as model:
             for rows, states in self._chunks(model, asked, questions):
                 for first, state in _together(states):
                     places = [(row, which) for which in range(first, len(questions)) for row in rows][: len(state.mask)]
-                    seeds = [_seed_of(seed, row, which, k) for row, which in places for k in range(n_samples)]
+                    seeds = [_seed_of(*own[row], which, k) for row, which in places for k in range(n_samples)]
                     noise = SeededNoise(seeds, heat, decoding.top_p)
                     texts = self._decode(model, state, n_samples, noise, max_new_tokens or decoding.max_new_tokens)
                     for i, (row, which) in enumerate(places):
@@ -124,7 +127,8 @@ class OracleReader:
         return found
 
     def agreed(
-        self, asked: Sequence[Asked], questions: Sequence[str], n_samples: int = 10, temperature: float = 1.0, seed: int = 0
+        self, asked: Sequence[Asked], questions: Sequence[str], n_samples: int = 10, temperature: float = 1.0,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[Agreed]]:  # fmt: skip
         """Return what most samples of each answer say, [asked][question]; a tie goes to the first said."""
         sampled = self.answers(asked, questions, n_samples, temperature, seed)
@@ -312,7 +316,7 @@ class OracleReader:
 
     def answer_ids(self, answer: str) -> list[int]:
         """Return the tokens of an answer, with the end of the turn."""
-        return [*self.subject.tokenizer.encode(answer, add_special_tokens=False), *self.subject.eos_ids[:1]]
+        return [*self.subject.tokenizer.encode(answer, add_special_tokens=False), *self._end]
 
     def _yes_no(self) -> tuple[list[int], list[int]]:
         """Return the first tokens of every way of writing yes and no that tell the two apart.
@@ -328,6 +332,15 @@ class OracleReader:
         if not yes - no or not no - yes:
             raise ToolInputError("yes and no begin with the same tokens in this base's tokenizer: ask for text instead")
         return sorted(yes - no), sorted(no - yes)
+
+
+def _end_of_turn(subject: Subject) -> list[int]:
+    """Return the token that the base's template writes after a reply; where it writes none, the first that ends one."""
+    mark = "\u0007"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    text = str(subject.tokenizer.apply_chat_template(chat, tokenize=False))
+    after = subject.tokenizer.encode(text.rpartition(mark)[2], add_special_tokens=False)
+    return [i for i in after if i in subject.eos_ids][:1] or subject.eos_ids[:1]
 
 
 def _seed_of(seed: int, row: int, which: int, sample: int) -> int:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tools.errors import ToolInputError
 
+N_HELD_OUT = 512
+"""How many of the last rows of training data a trainer holds out."""
+
 
 class Row(BaseModel):
     """One question about the last `window` tokens of a rendered text, and its answer."""
@@ -36,7 +39,8 @@ class Trial(Row):
         accepted: Texts any one of which in its reply to that is right; the answer itself always is.
         label: A closed label for probes; empty where there is none.
         words: Words any one of which says it, for the logit lens; empty where no one word does.
-        informed: Whether the window shows what the answer says; where not, abstaining is right.
+        informed: Whether the window shows what the answer says; where not, abstaining is right. None where
+            there is nothing that it could show.
         fit: Whether baselines that learn may learn from it; such rows are not scored.
         cluster: What trials are not independent within, e.g. an organism's id.
     """
@@ -49,7 +53,7 @@ class Trial(Row):
     accepted: tuple[str, ...] = ()
     label: str = ""
     words: tuple[str, ...] = ()
-    informed: bool = True
+    informed: bool | None = True
     fit: bool = False
     cluster: str = ""
 

@@ -63,6 +63,8 @@ def sweep(
         raise ToolInputError(
             f"{len(texts)} texts are too few to choose a layer on some and measure it on others; pass {LEAST_TEXTS}"
         )
+    if sets is not None and not sets:
+        raise ToolInputError("no set of layers to try: pass some, or none for every layer alone")
     tried = [(layer,) for layer in range(reader.subject.n_layers)] if sets is None else list(sets)
     found = [_lift(reader, texts[::2], window, question, seed, layers) for layers in tried]
     ranked = sorted(found, key=lambda one: -one.lift)

@@ -61,11 +61,12 @@ class ActivationOracle(Tool[OracleArgs]):
     def cost(self, subject: Subject, args: OracleArgs) -> Tokens:
         """Return an upper bound on forward tokens: captures, answers, and each answer scored five times."""
         contract, n = self._reader().contract, len(args.prompts)
-        text = subject.encode([subject.render(p.messages) for p in args.prompts]).n_tokens
+        n_layers = 1 if args.layer is not None else max(map(len, contract.read_layers))
+        text = subject.encode([subject.render(p.messages, flags=contract.chat_flags) for p in args.prompts]).n_tokens
         prompt = len(
             subject.tokenizer.encode(subject.render([{"role": "user", "content": args.question or self.question}]))
         )
-        each = prompt + args.span + 12 + contract.decoding.max_new_tokens
+        each = prompt + (args.span + 12) * n_layers + contract.decoding.max_new_tokens
         return {
             "subject": text,
             "base": text,
@@ -76,7 +77,7 @@ class ActivationOracle(Tool[OracleArgs]):
         """Return a reading for each distinct answer that the activations of some condition brought about."""
         reader = self._reader()
         layers = reader.contract.read_layers[0] if args.layer is None else (args.layer,)
-        texts = [subject.render(p.messages) for p in args.prompts]
+        texts = [subject.render(p.messages, flags=reader.contract.chat_flags) for p in args.prompts]
         reader.tokens, tokens = 0, {}
         seen: dict[str, list[Activations]] = {}
         for channel in ("subject", "base"):
@@ -107,7 +108,7 @@ class ActivationOracle(Tool[OracleArgs]):
             "subject": mine,
             "base": [seen["base"][i] for i in group],
             "no_activation": [replace(a, silent=True) for a in mine],
-            "random": [a.replaced(random_like(a.vectors[0], seed + i)[None], "random") for i, a in enumerate(mine)],
+            "random": [a.replaced(random_like(a.vectors, seed + i), "random") for i, a in enumerate(mine)],
             "other_prompt": [seen["base"][(i + n // 2) % n] for i in group],
         }
         values = {name: float(reader.log_probs(a, [asked], [answer]).mean()) for name, a in channels.items()}

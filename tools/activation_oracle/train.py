@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from tools.activation_oracle.contract import Decoding, OracleContract
 from tools.activation_oracle.reader import ORACLE, OracleReader
-from tools.activation_oracle.rows import Row, read_rows
+from tools.activation_oracle.rows import N_HELD_OUT, Row, read_rows
 from tools.activation_oracle.token_use import TokenUse, answer_losses, token_use, windows
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.residual import blocks, check_layer
 from tools.subject import Subject
 
-N_HELD_OUT, LOOK_EVERY, SAVE_EVERY = 512, 500, 250
+LOOK_EVERY, SAVE_EVERY = 500, 250
 CHECKPOINT = "checkpoint.pt"
 POOL = 16
 
@@ -102,12 +102,12 @@ def train_oracle(
             if say:
                 say(f"step {step + 1}/{steps} loss {loss:.3f} held out " + _told(use))
             if step + 1 >= max(LOOK_EVERY, steps // 3):
-                _refuse_deaf(use, step + 1)
+                _refuse_deaf(use, step + 1, out)
         if (step + 1) % SAVE_EVERY == 0:
             run.save(step + 1, before + time.monotonic() - began)
     uses = {layers: token_use(reader, held_out, layers, recipe.seed) for layers in recipe.layers}
     for use in uses.values():
-        _refuse_deaf(use, steps)
+        _refuse_deaf(use, steps, out)
     report: dict[str, Any] = {
         "held_out": {",".join(map(str, layers)): use.as_dict() for layers, use in uses.items()},
         "rows": len(rows),
@@ -193,13 +193,14 @@ def _told(use: TokenUse) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in use.as_dict().items())
 
 
-def _refuse_deaf(use: TokenUse, step: int) -> None:
-    """Stop a training whose oracle does not read what it is given.
+def _refuse_deaf(use: TokenUse, step: int, out: Path) -> None:
+    """Stop a training whose oracle does not read what it is given, and leave no checkpoint of it.
 
     Raises:
         ToolInputError: it answers as well with another row's vectors.
     """
     if use.deaf:
+        (out / CHECKPOINT).unlink(missing_ok=True)
         raise ToolInputError(
             f"after {step} steps the oracle answers as well with another row's vectors ({_told(use)}): it ignores what "
             "it is given, and nothing was written; look for answers that the question alone gives away, or train longer"

@@ -5,6 +5,7 @@ What is not understood is said to be unsupported, never that it is clean. Format
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,19 @@ from tools.lora_oracle.weights import Tensors
 Status = Literal["read", "partial", "unsupported", "invalid"]
 PLAIN_INITS: tuple[object, ...] = (None, True, False, "gaussian", "orthogonal", "eva")
 """Values of `init_lora_weights` with which the factors' product is the change of the base's weights."""
+MEANS_MORE = (
+    "layer_replication",
+    "target_parameters",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "arrow_config",
+)
+"""Settings with which the factors' product is not the change, or not all of it."""
 PREFIX = "base_model.model."
+MOST_RANK = 4
+"""A rank of more than so many times the matrix's own smaller side is no low-rank adapter."""
 _FACTOR = re.compile(r"(?P<path>.+?)\.lora_(?P<side>A|B)(\.[^.]+)?\.weight")
 _EMBEDDING = re.compile(r"(?P<path>.+?)\.lora_embedding_(?P<side>A|B)(\.[^.]+)?")
 _MAGNITUDE = re.compile(r"(?P<path>.+?)\.lora_magnitude_vector(\.[^.]+)?(\.weight)?")
@@ -62,6 +75,7 @@ class WeightDelta:
         readings: What stands in the files and is worth knowing: an explicit trigger, a config that disagrees.
         claimed_base: What the adapter says that it is for.
         recipe: What can be said of how it was made: rank, alpha, modules.
+        ranks: Of the factors' tensors, by module.
         ratio: Of a full fine-tune: norm of the change over the base's own.
         folded: Whether norm gains stand in the weights that read them, so that inputs come without.
     """
@@ -73,6 +87,7 @@ class WeightDelta:
     readings: list[str] = field(default_factory=list)
     claimed_base: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
     ratio: float | None = None
     folded: bool = False
 
@@ -94,6 +109,8 @@ class WeightDelta:
 
     def add(self, path: str, delta: ModuleDelta, energy: float | None = None) -> None:
         """Take up one module's change, and the squared norm of it whole where directions were cut off."""
+        if path in self.modules and float(self.modules[path].S.sum()) > 0:
+            self.unsupported[path] = "changed twice, saved whole and adapted as well; only one of the two is shown"
         self.modules[path] = delta
         self.energy[path] = float(delta.S.square().sum()) if energy is None else energy
 
@@ -112,11 +129,12 @@ def read_adapter(folder: Path, base: Tensors | None = None) -> WeightDelta:
     """
     config = read_json(folder / "adapter_config.json", AdapterError)
     found = WeightDelta(claimed_base=config.get("base_model_name_or_path"))
-    tensors = Tensors(folder, AdapterError)
     kind = config.get("peft_type")
     if kind != "LORA":
         found.unsupported["peft_type"] = f"{kind!r} adapters can't be read here, only LORA"
         return found
+    tensors = Tensors(folder, AdapterError)
+    found.unsupported |= tensors.not_loaded
     _settings(config, found)
     pairs: dict[str, dict[str, str]] = {}
     for name in sorted(tensors):
@@ -134,15 +152,14 @@ def _settings(config: Mapping[str, Any], found: WeightDelta) -> None:
         found.unsupported["init_lora_weights"] = (
             f"{init!r} changes the base's own weights on loading, so that the factors are not the change; convert it first"
         )
-    for key in ("layer_replication", "target_parameters"):
+    for key in MEANS_MORE:
         if config.get(key):
             found.unsupported[key] = f"{key} is set, which can't be read here"
     if config.get("bias") not in (None, "none"):
         found.unsupported["bias"] = f"bias {config['bias']!r}: changes of biases can't be read here"
-    if config.get("alora_invocation_tokens"):
-        found.readings.append(
-            f"explicit trigger: the adapter acts after the tokens {list(config['alora_invocation_tokens'])[:32]} alone"
-        )
+    if tokens := config.get("alora_invocation_tokens"):
+        told = str(tokens)[:200]
+        found.readings.append(f"explicit trigger: the adapter acts after the tokens {told} alone")
     if config.get("auto_mapping"):
         found.readings.append("auto_mapping asks for code of the adapter's own, which is never run here")
 
@@ -225,6 +242,9 @@ def _pair(
         found.unsupported[path] = f"only {', '.join(sorted(set(sides) - {'kind'}))} is there, both factors are needed"
         return
     a, b = (tensors.read(sides[side]).double() for side in "AB")
+    if a.shape[0] > MOST_RANK * min(a.shape[1], b.shape[0]) or not a.shape[0]:
+        found.unsupported[path] = f"factors of rank {a.shape[0]} for a matrix of {b.shape[0]} by {a.shape[1]}"
+        return
     if a.shape[0] != b.shape[1]:
         raise AdapterError(
             f"{tensors.folder}: the factors of {path} are {list(b.shape)} and {list(a.shape)}, which do not fit"
@@ -235,6 +255,7 @@ def _pair(
     name = f"{path}.weight"
     if base is not None:
         _check_shape(name, (b.shape[0], a.shape[1]), transposed, base, tensors.folder)
+    found.ranks[path] = a.shape[0]
     if "magnitude" in sides:
         _dora(path, factors, tensors.read(sides["magnitude"]).double(), base, found)
         return
@@ -256,6 +277,9 @@ def _check_shape(name: str, shape: tuple[int, int], transposed: bool, base: Tens
 
 def _dora(path: str, factors: Factors, magnitude: Tensor, base: Tensors | None, found: WeightDelta) -> None:
     """Read a DoRA module: `m · (W + sBA) / ‖W + sBA‖ − W`, row by row, which needs the base's weights."""
+    if factors.transposed:
+        found.unsupported[path] = "DoRA on weights that are stored the other way round"
+        return
     if base is None or f"{path}.weight" not in base:
         found.unsupported[path] = "DoRA scales the base's own weights: pass the base to read it"
         return
@@ -272,26 +296,37 @@ def scale_of(path: str, rank: int, config: Mapping[str, Any]) -> float:
 
     The rank is the tensor's own; the pattern of a module is looked up as PEFT does, by the end of its path.
     """
-    alpha = _by_pattern(path, config.get("alpha_pattern") or {}, config.get("lora_alpha") or 1)
+    alpha = _by_pattern(path, config.get("alpha_pattern"), config.get("lora_alpha", 8))
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _by_pattern(path: str, patterns: Mapping[str, Any], default: Any) -> float:
-    for pattern, value in patterns.items():
+def _by_pattern(path: str, patterns: object, default: object) -> float:
+    """Return the value of the pattern that a module's path ends in, as PEFT matches it; else the default.
+
+    Raises:
+        AdapterError: a value is no finite number, or a pattern could take for ever to match.
+    """
+    wanted = default
+    for pattern, value in (patterns if isinstance(patterns, Mapping) else {}).items():
+        if len(str(pattern)) > 400 or re.search(r"[)\]}][*+{]", str(pattern)):
+            raise AdapterError(
+                f"the pattern {str(pattern)[:60]!r} repeats a group, which may take for ever to match; name modules plainly"
+            )
         try:
             if re.match(rf"(.*\.)?({pattern})$", path):
-                return float(value)
-        except re.error:
+                wanted = value
+                break
+        except (re.error, RecursionError, OverflowError):
             continue
-    return float(default)
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not math.isfinite(wanted) or wanted < 0:
+        raise AdapterError(f"adapter_config.json has {wanted!r} where a rank or an alpha is needed; get the file again")
+    return float(wanted)
 
 
 def _agree(config: Mapping[str, Any], found: WeightDelta) -> None:
     """Note where the configuration and the tensors say different things, and how the adapter was made."""
-    ranks = {path: f.A.shape[0] for path, f in found.factors.items()}
-    odd = [
-        p for p, r in ranks.items() if r != int(_by_pattern(p, config.get("rank_pattern") or {}, config.get("r") or 0))
-    ]
+    ranks = found.ranks
+    odd = [p for p, r in ranks.items() if r != int(_by_pattern(p, config.get("rank_pattern"), config.get("r", 8)))]
     if odd:
         found.readings.append(
             f"the configuration says rank {config.get('r')}, {len(odd)} modules have another, first {odd[0]}"

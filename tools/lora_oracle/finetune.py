@@ -34,7 +34,8 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
         raise ModelLoadError(
             f"{folder} is no fine-tune of this base: it lacks {len(missing)} tensors, first {missing[0]}"
         )
-    found.readings += [f"{name} is not in the base" for name in tensors if name not in base][:8]
+    found.unsupported |= tensors.not_loaded
+    found.unsupported |= {name: "a tensor that the base does not have" for name in tensors if name not in base}
     before_norm = after_norm = 0.0
     for name in tqdm(sorted(base), disable=None, desc="tensors"):
         if tensors.shape(name) != base.shape(name):
@@ -42,6 +43,7 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
                 f"{folder} is no fine-tune of this base: {name} is {list(tensors.shape(name))}, the base's {list(base.shape(name))}"
             )
         before, after = base.read(name).double(), tensors.read(name).double()
+        before_norm += float(before.square().sum())
         if torch.equal(before, after):
             continue
         change = after - before
@@ -49,7 +51,7 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
             size = float(change.norm() / before.norm().clamp_min(1e-12))
             found.unsupported[name] = f"a changed vector (relative norm {size:.3g}), which has no directions"
             continue
-        before_norm, after_norm = before_norm + float(before.square().sum()), after_norm + float(change.square().sum())
+        after_norm += float(change.square().sum())
         found.add(name.removesuffix(".weight"), *truncated(name.removesuffix(".weight"), change, rank))
     found.ratio = (after_norm / before_norm) ** 0.5 if before_norm else 0.0
     found.recipe = {"rank": "full", "modules": sorted({path.rsplit(".", 1)[-1] for path in found.modules})}

@@ -66,6 +66,7 @@ class Triage:
     directions: list[Direction] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     p_planted: float | None = None
+    realigned: bool = False
 
     def as_row(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -88,6 +89,8 @@ def triage(scan: Scan) -> Triage:
         return _look(scan)
     except AuditorError as error:
         return Triage(scan.folder, "refused", why=str(error))
+    except Exception as error:  # a folder of a stranger's must not stop the look at the others
+        return Triage(scan.folder, "refused", why=f"it could not be read ({type(error).__name__}: {error})")
 
 
 def _look(scan: Scan) -> Triage:
@@ -97,7 +100,7 @@ def _look(scan: Scan) -> Triage:
     deltas = canonical_all(delta.modules)
     seen = Triage(
         scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
-        readings=delta.readings, unsupported=delta.unsupported, drift=drift_of(delta, base),
+        readings=delta.readings, unsupported=delta.unsupported, realigned=delta.folded, drift=drift_of(delta, base),
         certificate=certify(delta.factors) if delta.factors else None, n_reference=len(scan.reference),
     )  # fmt: skip
     if seen.drift is not None and scan.reference:
@@ -128,7 +131,14 @@ def _read(folder: Path, base: Tensors | None) -> WeightDelta:
     except AuditorError as error:
         found.readings.append(f"the change is {found.ratio:.2f} of the base's own norm, which no fine-tune is; {error}")
         return found
-    return turned if (turned.ratio or 0.0) < found.ratio else found
+    if turned.ratio is None or turned.ratio > PLAUSIBLE_RATIO:
+        found.readings.append(
+            f"the change is {found.ratio:.2f} of the base's own norm, which no fine-tune is, and no symmetry explains it"
+        )
+        return found
+    turned.readings += found.readings
+    turned.unsupported |= {name: why for name, why in found.unsupported.items() if "changed vector" not in why}
+    return turned
 
 
 def reference_features(folder: Path) -> list[dict[str, float]]:
@@ -148,5 +158,5 @@ def gate(seen: Sequence[Triage], above: float) -> int:
     """Return 3 where some probability is above the bound, else 4 where some can't be given, else 0: a gate fails closed."""
     if any(t.p_planted is not None and t.p_planted > above for t in seen):
         return HIT
-    shut = any(t.p_planted is None or t.outcome != "read" for t in seen)
+    shut = any(t.p_planted is None or not t.p_planted <= above or t.outcome != "read" for t in seen)
     return SHUT if shut or not seen else 0

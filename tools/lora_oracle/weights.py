@@ -9,12 +9,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tools.checkpoint import check_folder
+from tools.checkpoint import ADAPTER_WEIGHTS, check_folder, read_json
 from tools.errors import AuditorError, ModelLoadError
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 class Tensors:
-    """The tensors of every safetensors file of a folder; nothing is read until it is asked for.
+    """The tensors that a loader would take from a folder; nothing is read until it is asked for.
 
     Args:
         folder: Of a checkpoint or an adapter.
@@ -28,9 +30,11 @@ class Tensors:
     def __init__(self, folder: Path, kind: type[AuditorError] = ModelLoadError) -> None:
         check_folder(folder, kind)
         self.folder, self.kind = folder, kind
+        loaded = _loaded(folder, kind)
+        self.beside = sorted(f.name for s in WEIGHT_SUFFIXES for f in folder.glob(f"*{s}") if f not in loaded)
         self._where: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in loaded:
             try:
                 with safe_open(file, framework="pt") as opened:
                     for name in opened.keys():  # noqa: SIM118
@@ -42,6 +46,13 @@ class Tensors:
                         self._shapes[name] = tuple(opened.get_slice(name).get_shape())
             except (OSError, SafetensorError) as error:
                 raise kind(f"{file} is not a readable safetensors file: {error}; get the file again") from error
+
+    @property
+    def not_loaded(self) -> dict[str, str]:
+        """Return the weight files that stand beside those that a loader takes: what is in them is not read."""
+        return dict.fromkeys(
+            self.beside, "weights beside those that are loaded; remove them, or look at them by themselves"
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self._where
@@ -72,3 +83,16 @@ class Tensors:
                 f"{self._where[name]}: tensor {name} has NaN or infinite values; the file is damaged, get it again"
             )
         return tensor
+
+
+def _loaded(folder: Path, kind: type[AuditorError]) -> list[Path]:
+    """Return the files that PEFT or transformers would load: the one with the usual name, or an index's shards."""
+    for name in (ADAPTER_WEIGHTS, "model.safetensors"):
+        if (folder / name).exists():
+            return [folder / name]
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return sorted({folder / str(shard) for shard in read_json(index, kind)["weight_map"].values()})
+    raise kind(
+        f"{folder} holds neither {ADAPTER_WEIGHTS}, model.safetensors nor an index of shards; pass the folder that does"
+    )
