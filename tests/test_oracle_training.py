@@ -213,7 +213,7 @@ def test_an_evaluation_tells_an_oracle_that_reads_from_its_baselines(trained, ba
     assert found.baselines["no_activation"]["exact"] < 0.5 < found.baselines["no_activation"]["oracle"]
     assert found.baselines["probe"]["exact"] > found.baselines["majority"]["exact"]
     assert set(found.baselines) == {"no_activation", "outright", "probe", "logit_lens", "majority"}
-    assert 0 <= found.ece < 0.2
+    assert set(found.ece_by) == {"informed", "base"}
     assert found.swaps["n"] == 12
     assert found.swaps["follows"] > 0.9
     for row in found.rows:
