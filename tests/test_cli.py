@@ -525,7 +525,7 @@ def test_a_look_at_a_held_out_suite_is_logged_before_it_is_taken(desk, zero_lora
     monkeypatch.chdir(desk.folder)
     (begun,) = map(json.loads, log.read_text().splitlines())
     assert begun["suite"] == "suite"
-    assert begun["options"] == {"seeds": 1, "shuffled": False, "resumed": False, "seed": 7}
+    assert begun["options"] == {"seeds": 1, "first": None, "shuffled": False, "resumed": False, "seed": 7}
     assert len({begun["weights_sha256"], begun["scenarios_sha256"], begun["answers_sha256"]}) == 3
     monkeypatch.setattr(bench, "RUNS", log)
     monkeypatch.setattr(bench, "HELD_OUT", ("suite",))
