@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+import memory
 import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
@@ -160,7 +160,7 @@ def largest_difference(reader: OracleReader, seen: list[Activations]) -> float:
 def peak(kind: str, folder: str, n_prompts: int) -> int:
     """Return the peak of memory (bytes) above this process's own before a model was loaded."""
     torch.set_num_threads(2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory.begun()
     base, adapter, oracle = (Path(folder) / name for name in ("base", "subject", "oracle"))
     texts = prompts(n_prompts)
     if kind == "base":
@@ -173,7 +173,7 @@ def peak(kind: str, folder: str, n_prompts: int) -> int:
         for channel in ("subject", "base"):
             seen, _ = read(reader.subject, rendered, channel, (LAYER,), [last(POSITIONS)] * len(rendered))
             reader.answers(seen, QUESTIONS)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return memory.peak() - before
 
 
 def loaded(base: Path, adapter: Path, oracle: Path) -> OracleReader:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import memory
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
@@ -67,7 +67,7 @@ def build(folder: Path) -> None:
 def panel(folder: Path) -> tuple[float, int]:
     """Return the seconds that parsing, canonical form and drift panel take, and the peak of memory above this process's own."""
     torch.set_num_threads(2)
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = memory.begun(), time.perf_counter()
     delta = read_adapter(folder)
     delta.factors.clear()
     delta.modules = {path: canonical(d) for path, d in delta.modules.items()}
@@ -75,7 +75,7 @@ def panel(folder: Path) -> tuple[float, int]:
     assert drift is not None
     assert len(drift.modules) == 7 * LAYERS
     spent = time.perf_counter() - began
-    return spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return spent, memory.peak() - before
 
 
 def against_dense() -> tuple[float, float]:
