@@ -5,7 +5,9 @@ import json
 import pytest
 import tiny
 import yaml
+from typer.testing import CliRunner
 
+from auditor.cli import app
 from tools.activation_oracle.contract import (
     AO_CONFIG,
     EMBEDDING,
@@ -106,6 +108,34 @@ def test_layers_that_are_left_out_are_named(tmp_path):
 def test_a_part_of_the_wrong_kind_is_refused(tmp_path, change):
     with pytest.raises(AdapterError, match=AO_CONFIG):
         read_contract(write(tmp_path, AO_CONFIG, PUBLISHED | change), 36)
+
+
+def test_percents_that_are_no_sets_are_named_as_missing(tmp_path):
+    data = without(PUBLISHED, "act_layer_combinations") | {"layer_combinations": [25, 50]}
+    with pytest.raises(AdapterError, match="lacks act_layer_combinations"):
+        read_contract(write(tmp_path, AO_CONFIG, data), 36)
+
+
+def test_a_scale_by_the_width_needs_the_width(tmp_path):
+    data = without(SIDECAR, "d_model") | {"extraction": {"injection_scale": "sqrt_d_model", "layer_index": 1}}
+    with pytest.raises(AdapterError, match="lacks d_model: add the base's width"):
+        read_contract(write(tmp_path, NLA_META, data), 28)
+
+
+@pytest.mark.parametrize(
+    ("command", "layers", "message"),
+    [("train", "18,9", "the blocks of a set ascend, each once, and 18,9 do not"), ("train", "all", "is no list of blocks"),
+     ("evaluate", "1;2", "has 2 sets: an evaluation reads one")],
+)  # fmt: skip
+def test_layers_that_make_no_sense_are_the_users_mistake(tmp_path, base_folder, command, layers, message):
+    row = {"text": "a", "window": 1, "question": "q", "answer": "b"}
+    more = {"family": "f", "split": "s", "subject": "base"} if command == "evaluate" else {}
+    (tmp_path / "rows").write_text(json.dumps(row | more) + "\n")
+    given = ["--trials" if command == "evaluate" else "--data", str(tmp_path / "rows"), "--base", str(base_folder)]
+    given += ["--oracle" if command == "evaluate" else "--out", str(tmp_path / "oracle"), "--layers", layers]
+    done = CliRunner().invoke(app, ["oracle", command, "activation", *given])
+    assert done.exit_code == 2
+    assert message in done.stderr
 
 
 def test_every_pseudo_template_has_its_builder_and_another_is_refused_with_those_known(tmp_path):

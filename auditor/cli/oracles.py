@@ -66,11 +66,15 @@ def evaluate_activation(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Ask an oracle trials whose answers are known, beside baselines that need no oracle."""
+    from auditor.errors import SpecError
     from tools.activation_oracle.evaluate import evaluate, table
     from tools.activation_oracle.rows import read_swaps, read_trials
 
     asked, pairs = read_trials(trials), read_swaps(swaps) if swaps else []
-    where = _layers(layers)[0] if layers else None
+    sets = _layers(layers) if layers else (None,)
+    if len(sets) > 1:
+        raise SpecError(f"--layers {layers!r} has {len(sets)} sets: an evaluation reads one, so run it once for each")
+    (where,) = sets
     found = evaluate(base, oracle, asked, pairs, trials.parent, where, threshold, seed)
     if as_json:
         typer.echo(found.model_dump_json())
@@ -83,9 +87,13 @@ def _layers(text: str) -> tuple[tuple[int, ...], ...]:
     from auditor.errors import SpecError
 
     try:
-        return tuple(tuple(int(one) for one in part.split(",")) for part in text.split(";"))
+        sets = tuple(tuple(int(one) for one in part.split(",")) for part in text.split(";"))
     except ValueError:
         raise SpecError(f"--layers {text!r} is no list of blocks: pass e.g. 9, or 9;18;9,18 for three sets") from None
+    if odd := [one for one in sets if list(one) != sorted(set(one))]:
+        told = ",".join(map(str, odd[0]))
+        raise SpecError(f"--layers {text!r}: the blocks of a set ascend, each once, and {told} do not")
+    return sets
 
 
 def _middle(config: dict[str, Any], base: str) -> int:

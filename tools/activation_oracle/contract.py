@@ -210,7 +210,7 @@ def _of_ao_config(path: Path, raw: dict[str, Any], n_layers: int) -> OracleContr
 
 
 def _blocks_at(combinations: object, n_layers: int) -> list[list[int]] | None:
-    if not isinstance(combinations, list) or not combinations:
+    if not isinstance(combinations, list) or not all(isinstance(combo, list) for combo in combinations):
         return None
     return [[int(n_layers * percent / 100) for percent in combo] for combo in combinations]
 
@@ -242,6 +242,8 @@ def _of_nla_meta(path: Path, raw: dict[str, Any]) -> OracleContract:
         raise AdapterError(f"{path} lacks {', '.join(missing)}: add them as the verbaliser was trained")
     scale = extraction["injection_scale"]
     if scale == "sqrt_d_model":
+        if not isinstance(raw.get("d_model"), int):
+            raise AdapterError(f"{path} has the scale sqrt_d_model and lacks d_model: add the base's width")
         scale = float(raw["d_model"]) ** 0.5
     return OracleContract.model_validate(
         {"base": found["base_checkpoint"], "read_layers": [[layer]], "prefix": "verbaliser", "site": EMBEDDING,
