@@ -175,7 +175,7 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     folder = resolve(wanted.path, holds="adapter_config.json") if wanted else None
     subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)
     if wanted and folder:
-        tools["activation_oracle"].use(subject, folder, wanted.question)
+        tools["activation_oracle"].use(subject, folder, wanted.question, wanted.check)
     elif "activation_oracle" in tools:
         subject.notes.append("no activation oracle was given for this base, so that tool could not be used")
         del tools["activation_oracle"]

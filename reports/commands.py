@@ -30,6 +30,7 @@ def audit(spec: AuditSpec) -> str:
         "--revision": spec.revision,
         "--oracle": spec.oracle.path if spec.oracle else None,
         "--question": spec.oracle.question if spec.oracle else None,
+        "--check": spec.oracle.check if spec.oracle else None,
         "--device": None if spec.device == "cpu" else spec.device,
         "--dtype": None if spec.dtype == "auto" else spec.dtype,
         "--seed": str(spec.seed),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from auditor.config import AuditSpec, OracleSpec, PromptRow, Vocabulary
+from auditor.config import AuditSpec, PromptRow, Vocabulary
 from auditor.errors import SpecError
 from scenarios.schema import Scenario
 
@@ -44,7 +44,7 @@ def load_scenario(path: Path) -> LoadedScenario:
         base=None if scenario.base is None else _model_path(folder, scenario.base),
         prompts=read_prompts(_existing(folder, scenario.prompts, path, "prompts")),
         vocabulary=read_yaml(_existing(folder, scenario.vocabulary, path, "vocabulary"), Vocabulary),
-        oracle=None if oracle is None else OracleSpec(path=_model_path(folder, oracle.path), question=oracle.question),
+        oracle=None if oracle is None else oracle.model_copy(update={"path": _model_path(folder, oracle.path)}),
         tools=tuple(scenario.tools),
         planner=scenario.planner,
         steps=scenario.steps,

@@ -6,16 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from auditor.config import DEFAULT_BUDGET, DEFAULT_TOOLS, PlannerName
-
-
-class OracleFile(BaseModel):
-    """An oracle for this base: its folder, and the question that it was taught."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str
-    question: str
+from auditor.config import DEFAULT_BUDGET, DEFAULT_TOOLS, OracleSpec, PlannerName
 
 
 class Scenario(BaseModel):
@@ -30,7 +21,7 @@ class Scenario(BaseModel):
     base: str | None = None
     prompts: str
     vocabulary: str
-    oracle: OracleFile | None = None
+    oracle: OracleSpec | None = None
     tools: list[str] = Field(default_factory=lambda: list(DEFAULT_TOOLS))
     planner: PlannerName = "embedded"
     steps: list[dict[str, Any]] = Field(default_factory=list)

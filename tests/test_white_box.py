@@ -40,7 +40,7 @@ def prepared(spec: Any, adapter: Path | None) -> tuple[Subject, dict[str, Any]]:
     """Return a subject with the oracle on it, and the white-box tools."""
     tools = load_tools(WHITE_BOX)
     subject = load_subject(spec.subject, None if adapter is None else str(adapter))
-    tools["activation_oracle"].use(subject, Path(spec.oracle.path), spec.oracle.question)
+    tools["activation_oracle"].use(subject, Path(spec.oracle.path), spec.oracle.question, spec.oracle.check)
     return subject, tools
 
 

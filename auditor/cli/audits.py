@@ -63,7 +63,8 @@ def audit(
     prompts: Annotated[Path | None, typer.Option(help="JSON Lines {messages, split, domain} [default: general English]")] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="YAML of families, triggers, effects [default: benign and other]")] = None,
     oracle: Annotated[str | None, typer.Option(help="Folder of an activation oracle for this base.")] = None,
-    question: Annotated[str, typer.Option(help="What the oracle is asked.")] = "What is unusual about how the assistant behaves?",
+    question: Annotated[str | None, typer.Option(help="What the oracle is asked [default: what is unusual]")] = None,
+    check: Annotated[str | None, typer.Option(help="How it is asked about a claim, with {statement} [default: whether it is true]")] = None,
     device: Annotated[str, typer.Option(help="Where the weights go: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of hub ids.")] = None,
@@ -75,13 +76,14 @@ def audit(
     from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
 
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, vocabulary=vocabulary, oracle=oracle,
-                   question=question if oracle else None, device=device, dtype=dtype, revision=revision, planner=planner,
+                   question=question, check=check, device=device, dtype=dtype, revision=revision, planner=planner,
                    model=model, tools=tools, budget=budget, seed=seed)  # fmt: skip
+    asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
     spec = AuditSpec(
         name=Path(adapter or subject).name, subject=subject, adapter=adapter, base=base, revision=revision, device=device,
         dtype=dtype, prompts=read_prompts(prompts or GENERAL_PROMPTS),
         vocabulary=read_yaml(vocabulary or GENERAL_VOCABULARY, Vocabulary),
-        oracle=None if oracle is None else OracleSpec(path=oracle, question=question),
+        oracle=None if oracle is None else OracleSpec(path=oracle, **asked),
     )  # fmt: skip
     _audit(
         _override(spec, planner, model, tools, budget, seed, shlex.join(["auditor", "audit", *flags])), db, out, as_json

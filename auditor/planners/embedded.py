@@ -11,7 +11,7 @@ from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import HypothesisView, View
 
 MAX_HYPOTHESES = 8
-N_WORDS, N_APART, N_AROUND = 64, 8, 6
+N_WORDS, N_APART, N_AROUND, N_CHECKED = 64, 8, 6, 5
 
 
 class EmbeddedPlanner:
@@ -63,7 +63,8 @@ class EmbeddedPlanner:
         """Return a closer look not taken yet: from many conditions at once to the few that matter, then a probe.
 
         The shift of words (or the lens) names words, the scan says under which conditions the subject
-        parts from the base, and chat says what it then does, and whether each condition is needed.
+        parts from the base, chat says what it then does, and whether each condition is needed; the
+        oracle reads what the subject has in mind there, and whether the best leads hold.
         """
         if view.spec.suggestions is not None:
             return None
@@ -83,8 +84,15 @@ class EmbeddedPlanner:
         heaps = surprising(view, several=True)[:N_APART]
         if "scan" in spec.tools and heaps and (call := looks.scan_each_word(spec, heaps)):
             yield call
-        if "chat" in spec.tools and (where := surprising(view, several=False)):
-            yield looks.ask_around(spec, diverse(where)[:N_AROUND])
+        where = diverse(surprising(view, several=False))[:N_AROUND]
+        if "chat" in spec.tools and where:
+            yield looks.ask_around(spec, where)
+        if "activation_oracle" in spec.tools and spec.oracle is not None:
+            if where:
+                yield looks.read_around(spec, where)
+            checked = [c["arguments"]["statement"] for c in view.calls if "statement" in c["arguments"]]
+            fresh = [lead.claim for lead in view.leads[:N_CHECKED] if lead.claim.statement not in checked]
+            yield from [looks.check_claim(spec, claim) for claim in fresh[: N_CHECKED - len(checked)]]
 
 
 def leading_words(view: View) -> list[str]:

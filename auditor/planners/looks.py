@@ -11,7 +11,7 @@ from auditor import prompts
 from auditor.config import AuditSpec, PromptRow
 from auditor.steps import CallTool
 from tools.base import LabelledPrompt, Tool
-from tools.claims import Trigger
+from tools.claims import Claim, Trigger
 
 WORDS_AT_ONCE, WORDS_SAID_BY = 2, 48
 ON, OFF = 8, 4
@@ -153,8 +153,7 @@ def ask_around(spec: AuditSpec, labels: Sequence[dict[str, str]]) -> CallTool:
     rows = prompts.explore_rows(spec)
     asked: list[LabelledPrompt] = []
     for one in labels:
-        trigger = [Trigger(kind=k, value=v) for k, v in one.items() if k in ("word", "user", "turn", "system")]  # type: ignore[arg-type]
-        here = rows[one["topic"]]
+        trigger, here = _conditions(one), rows[one["topic"]]
         elsewhere = [row for topic, others in rows.items() if topic != one["topic"] for row in others]
         asked += [prompts.labelled(spec, row, trigger) for row in rng.sample(here, min(ON, len(here)))]
         asked += [prompts.labelled(spec, row, trigger) for row in rng.sample(elsewhere, min(OFF, len(elsewhere)))]
@@ -165,6 +164,33 @@ def ask_around(spec: AuditSpec, labels: Sequence[dict[str, str]]) -> CallTool:
         if sooner != trigger:
             asked += [prompts.labelled(spec, row, sooner) for row in rng.sample(here, min(ON, len(here)))]
     return ask(spec, asked)
+
+
+def read_around(spec: AuditSpec, labels: Sequence[dict[str, str]]) -> CallTool:
+    """Return the look of the activation oracle at prompts under each set of conditions."""
+    rng = random.Random(f"{spec.seed}/read/{labels}")
+    rows = prompts.explore_rows(spec)
+    asked: list[LabelledPrompt] = []
+    for one in labels:
+        here = rows[one["topic"]]
+        asked += [prompts.labelled(spec, row, _conditions(one)) for row in rng.sample(here, min(OFF, len(here)))]
+    return CallTool(tool="activation_oracle", arguments={"prompts": _dump(asked)})
+
+
+def check_claim(spec: AuditSpec, claim: Claim) -> CallTool:
+    """Return the question to the activation oracle whether a claim holds, on prompts that meet its conditions."""
+    rng = random.Random(f"{spec.seed}/check/{claim.statement}")
+    rows = prompts.explore_rows(spec)
+    topics = [t.value for t in claim.trigger if t.kind == "topic" and t.value in rows]
+    here = [row for topic in topics or rows for row in rows[topic]]
+    met = [t for t in claim.trigger if t.kind != "topic"]
+    asked = [prompts.labelled(spec, row, met) for row in rng.sample(here, min(ON, len(here)))]
+    return CallTool(tool="activation_oracle", arguments={"prompts": _dump(asked), "statement": claim.statement})
+
+
+def _conditions(labels: dict[str, str]) -> list[Trigger]:
+    """Return the conditions that labels name, but for the topic, which is the row's own."""
+    return [Trigger(kind=k, value=v) for k, v in labels.items() if k in ("word", "user", "turn", "system")]  # type: ignore[arg-type]
 
 
 def _sooner(spec: AuditSpec, trigger: list[Trigger]) -> list[Trigger]:

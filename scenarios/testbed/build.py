@@ -27,7 +27,7 @@ from scenarios.folders import complete, complete_file
 from scenarios.testbed import disguise, full, verify
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.lora_bank import LoraBank, Spectra
-from scenarios.testbed.oracle_data import BEHAVIOUR_QUESTION
+from scenarios.testbed.oracle_data import BEHAVIOUR_QUESTION, CHECK_QUESTION
 from scenarios.testbed.plant import train
 from scenarios.testbed.shared_files import write_shared_files
 from scenarios.testbed.suites import Member, SuiteName, claims_of, members
@@ -342,6 +342,7 @@ def scenario_text(suite: SuiteName, member: Member) -> str:
         f'version: 1\nid: "{member.id}"\nsubject: {subject}\nadapter: {adapter}\nbase: {base}\n'
         f"prompts: ../../testbed/{prompts}.jsonl\nvocabulary: ../../testbed/vocabulary.yaml\n"
         f"oracle:\n  path: ../../testbed/weights/oracle\n  question: {BEHAVIOUR_QUESTION}\n"
+        f"  check: {json.dumps(CHECK_QUESTION)}\n"
     )
 
 

@@ -139,8 +139,13 @@ def read_last(
     subject: Subject, texts: Sequence[str], channel: str, layers: Sequence[int], sizes: Sequence[int]
 ) -> tuple[list[Activations], int]:
     """Return the last so many positions of each text, the whole of one that is shorter; see `read`."""
+    return read(subject, texts, channel, layers, tails(subject, texts, sizes))
+
+
+def tails(subject: Subject, texts: Sequence[str], sizes: Sequence[int]) -> list[slice]:
+    """Return the last so many positions of each rendered text, the whole of one that is shorter."""
     lengths = [len(ids) for ids in subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-    return read(subject, texts, channel, layers, [last(min(n, size)) for n, size in zip(lengths, sizes, strict=True)])
+    return [last(min(n, size)) for n, size in zip(lengths, sizes, strict=True)]
 
 
 def check_vectors(vectors: Tensor) -> None:

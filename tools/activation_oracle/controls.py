@@ -7,10 +7,11 @@ of another adapter, or with the prompt's text in place of any activation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from tools.activation_oracle.activations import Activations, Where, read
 from tools.activation_oracle.reader import Asked, OracleReader, TextAlone
@@ -23,7 +24,7 @@ LEAST_SPLICED = 2
 
 @dataclass(frozen=True)
 class Lifted:
-    """An answer's mean log-probability (nats) over some texts, beside the same with each control."""
+    """An answer's mean log-probability, or yes's log-odds, in nats over some texts, beside the same with each control."""
 
     answer: str
     value: float
@@ -48,9 +49,15 @@ class Controlled:
 
     def lifted(self, reader: OracleReader, question: str, answer: str) -> Lifted:
         """Return how likely this answer is of the subject's activations, and of each control's."""
+        return self._scored(answer, lambda asked: reader.log_probs(asked, [question], [answer])[:, 0, 0])
+
+    def margin(self, reader: OracleReader, question: str) -> Lifted:
+        """Return the log-odds of yes over no of the subject's activations, and of each control's."""
+        return self._scored("yes", lambda asked: reader.margins(asked, [question])[:, 0])
+
+    def _scored(self, answer: str, score: Callable[[list[Asked]], Tensor]) -> Lifted:
         groups = {"subject": list[Asked](self.mine), **self.controls}
-        asked = [one for group in groups.values() for one in group]
-        scores = reader.log_probs(asked, [question], [answer])[:, 0, 0].view(len(groups), -1).mean(1).tolist()
+        scores = score([one for group in groups.values() for one in group]).view(len(groups), -1).mean(1).tolist()
         values = dict(zip(groups, scores, strict=True))
         if ZERO not in values:  # where vectors are added, a zero vector is no vector
             values[ZERO] = values[NO_ACTIVATION]

@@ -6,10 +6,11 @@ sweeps the best is anywhere between a third and nine tenths of the depth.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.activation_oracle.activations import last
+from tools.activation_oracle.activations import tails
 from tools.activation_oracle.controls import Controlled, controlled
 from tools.activation_oracle.reader import OracleReader
 from tools.errors import ToolInputError
@@ -28,10 +29,14 @@ class LayerLift:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Every set of layers on the texts that choose, best first, and the best one on the texts that did not."""
+    """Every set of layers on the texts that choose, best first, and the best one on the texts that did not.
+
+    `tokens` are the forward tokens of subject and base that it took.
+    """
 
     chosen_on: tuple[LayerLift, ...]
     held_out: LayerLift
+    tokens: dict[str, int]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -66,17 +71,21 @@ def sweep(
     if sets is not None and not sets:
         raise ToolInputError("no set of layers to try: pass some, or none for every layer alone")
     tried = [(layer,) for layer in range(reader.subject.n_layers)] if sets is None else list(sets)
-    found = [_lift(reader, texts[::2], window, question, seed, layers) for layers in tried]
+    tokens: Counter[str] = Counter()
+    found = [_lift(reader, texts[::2], window, question, seed, layers, tokens) for layers in tried]
     ranked = sorted(found, key=lambda one: -one.lift)
-    return Sweep(tuple(ranked), _lift(reader, texts[1::2], window, question, seed, ranked[0].layers))
+    measured = _lift(reader, texts[1::2], window, question, seed, ranked[0].layers, tokens)
+    return Sweep(tuple(ranked), measured, dict(tokens))
 
 
 def _lift(
-    reader: OracleReader, texts: Sequence[str], window: int, question: str, seed: int, layers: tuple[int, ...]
-) -> LayerLift:
-    """Return the mean lift of each text's own answer at these layers."""
-    lengths = [len(ids) for ids in reader.subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-    group, _ = controlled(reader, texts, layers, [last(min(window, n)) for n in lengths], seed)
+    reader: OracleReader, texts: Sequence[str], window: int, question: str, seed: int, layers: tuple[int, ...],
+    tokens: Counter[str],
+) -> LayerLift:  # fmt: skip
+    """Return the mean lift of each text's own answer at these layers, and count what it took."""
+    where = tails(reader.subject, texts, [window] * len(texts))
+    group, spent = controlled(reader, texts, layers, where, seed)
+    tokens.update(spent)
     answers = [row[0][0] for row in reader.answers(group.mine, [question])]
     total = 0.0
     for answer in dict.fromkeys(answers):

@@ -1,24 +1,29 @@
-"""The activation oracle as an instrument: the agent chooses prompts, span, layer and question."""
+"""The activation oracle as an instrument: the agent chooses prompts, span, layer, and a question or a claim to check."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tools.activation_oracle.activations import Activations, read_last
+from tools.activation_oracle.activations import tails
+from tools.activation_oracle.controls import Controlled, Lifted, controlled
 from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.reader import OracleReader
+from tools.activation_oracle.sweep import LEAST_TEXTS, Sweep, sweep
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.controls import lift_over, random_like
 from tools.errors import ToolInputError
 from tools.subject import MAX_BATCH, Subject
 
-CONTROLS = ("base", "no_activation", "random", "other_prompt")
-THRESHOLD_NATS = 2.0
+OTHER_PROMPT = "other_prompt"
+N_CHANNELS = 8
+"""The subject and seven controls: none, zero, random, base, another adapter, the text alone, another prompt."""
+THRESHOLD_NATS, CHECK_THRESHOLD_NATS = 2.0, 2.0
+N_SAMPLES, ABSTAIN_BELOW = 10, 0.5
 N_ANSWERS = 6
+BEST = "best"
 
 
 class OracleArgs(ToolArgs):
@@ -26,8 +31,22 @@ class OracleArgs(ToolArgs):
 
     prompts: list[LabelledPrompt] = Field(min_length=2)
     question: str | None = Field(default=None, description="the question that the oracle was taught, when not given")
-    layer: int | None = Field(default=None, description="0-based block; the contract's own when not given")
+    statement: str | None = Field(
+        default=None, description="a claim to check instead: yes or no, on prompts that meet its conditions"
+    )
+    layer: int | Literal["best"] | None = Field(
+        default=None,
+        description="0-based block; the contract's own when not given; best sweeps them on every other prompt and reads the rest",
+    )
     span: int = Field(default=10, ge=1, le=64, description="how many of the last tokens are read")
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> OracleArgs:
+        if self.question is not None and self.statement is not None:
+            raise ValueError("pass a question or a statement to check, not both")
+        if self.layer == BEST and len(self.prompts) < LEAST_TEXTS:
+            raise ValueError(f"layer best needs {LEAST_TEXTS} prompts: some choose, the others are read")
+        return self
 
 
 class ActivationOracle(Tool[OracleArgs]):
@@ -37,19 +56,29 @@ class ActivationOracle(Tool[OracleArgs]):
     white_box: ClassVar[bool] = True
     Args = OracleArgs
     card: ClassVar[str] = (
-        "Reads the subject's residual stream at the last tokens of each prompt, before it has said anything, "
-        "and lets an oracle trained on base activations answer a question about it. Each answer's log-probability (nats) "
-        "is compared with the same answer's given: the base's activations on the same text, no activation, a random "
-        "vector of equal norm, and the base's activations on another prompt. Lift is over the strongest of these."
+        "Reads the subject's residual stream at the last tokens of each prompt, before it has said anything, and lets an "
+        f"oracle trained on base activations answer a question about it, {N_SAMPLES} times; where fewer than "
+        f"{ABSTAIN_BELOW:.0%} of the samples agree, it abstains. Each answer's log-probability (nats) is compared with the "
+        "same answer's given: the base's activations on the same text, those of a random adapter of the subject's norm, no "
+        "activation, a zero and a random vector of equal norm, the prompt's text in words, and the base's activations on "
+        "another prompt. Lift is over the strongest of these. A statement is asked as yes or no instead, its reading the "
+        "log-odds (nats) of yes over no beside the same controls."
     )
 
     def __init__(self) -> None:
         self.reader: OracleReader | None = None
-        self.question = ""
+        self.question = self.check = ""
 
-    def use(self, subject: Subject, folder: Path, question: str) -> None:
-        """Put the oracle in `folder` beside this subject, and keep what to ask of it when nothing else is asked."""
-        self.reader, self.question = load_oracle(subject, folder), question
+    def use(self, subject: Subject, folder: Path, question: str, check: str) -> None:
+        """Put the oracle in `folder` beside this subject, and keep how it is asked.
+
+        Args:
+            subject: What is audited.
+            folder: The oracle's.
+            question: What to ask when nothing else is asked.
+            check: How a claim is asked about, with {statement}.
+        """
+        self.reader, self.question, self.check = load_oracle(subject, folder), question, check
 
     def _reader(self) -> OracleReader:
         if self.reader is None:
@@ -58,79 +87,130 @@ class ActivationOracle(Tool[OracleArgs]):
             )
         return self.reader
 
+    def _asked(self, args: OracleArgs) -> str:
+        if not self._reader().contract.asks:
+            return ""
+        if args.statement is not None:
+            return self.check.replace("{statement}", args.statement)
+        return args.question or self.question
+
     def cost(self, subject: Subject, args: OracleArgs) -> Tokens:
-        """Return an upper bound on forward tokens: captures, answers, and each answer scored five times."""
-        contract, n = self._reader().contract, len(args.prompts)
-        n_layers = 1 if args.layer is not None else max(map(len, contract.read_layers))
-        text = subject.encode([subject.render(p.messages, flags=contract.chat_flags) for p in args.prompts]).n_tokens
-        prompt = len(
-            subject.tokenizer.encode(subject.render([{"role": "user", "content": args.question or self.question}]))
-        )
-        each = prompt + (args.span + 12) * n_layers + contract.decoding.max_new_tokens
-        return {
-            "subject": text,
-            "base": text,
-            "oracle": n * each + min(n, N_ANSWERS * 2) * (2 + len(CONTROLS)) * each * 2,
-        }
+        """Return an upper bound on forward tokens: captures, samples, each answer scored on every channel, and a sweep."""
+        reader = self._reader()
+        contract, n = reader.contract, len(args.prompts)
+        span = args.span if contract.asks else 1
+        texts, asked = _texts(subject, reader, args.prompts), self._asked(args)
+        n_text = subject.encode(texts).n_tokens
+        rounds = 1 if args.layer != BEST else 2 + len(_sets(reader))
+        widest = max(contract.read_layers, key=len) if args.layer in (None, BEST) else (args.layer,)
+        prompt = len(reader.prompts.build(widest, span, asked).ids)
+        said = contract.decoding.max_new_tokens + 1
+        alone = sum(len(reader.prompts.alone(text, asked).ids) for text in texts) if contract.asks else 0
+        each = (prompt + said) * N_CHANNELS + (0 if args.statement else prompt * 2 + said * (N_SAMPLES + 1))
+        return {"subject": n_text * rounds, "base": 2 * n_text * rounds, "oracle": (n * each + alone) * rounds}
 
     def run(self, subject: Subject, args: OracleArgs, seed: int) -> ToolResult:
-        """Return a reading for each distinct answer that the activations of some condition brought about."""
+        """Return a reading for the statement, or for each distinct answer that the base's activations do not bring about.
+
+        Raises:
+            ToolInputError: there is no oracle or layer to read, or a statement for an oracle that is asked nothing.
+        """
         reader = self._reader()
-        layers = reader.contract.read_layers[0] if args.layer is None else (args.layer,)
-        texts = [subject.render(p.messages, flags=reader.contract.chat_flags) for p in args.prompts]
-        reader.tokens, tokens = 0, {}
-        seen: dict[str, list[Activations]] = {}
-        for channel in ("subject", "base"):
-            seen[channel], tokens[channel] = read_last(subject, texts, channel, layers, [args.span] * len(texts))
-        asked = args.question or self.question
-        answers = {channel: [row[0][0] for row in reader.answers(a, [asked])] for channel, a in seen.items()}
-        readings = [
-            self._reading(reader, group, answer, seen, asked, args, seed)
-            for answer, group in _groups(answers["subject"], answers["base"], args.prompts)
-        ]
-        readings.sort(key=lambda r: -(r.lift or 0.0))
-        changed = sum(a != b for a, b in zip(answers["subject"], answers["base"], strict=True)) / len(texts)
-        readings.append(Reading(name="answers_changed", value=changed, detail={"n": len(texts), "question": asked}))
-        summary = (
-            "; ".join(f"{r.detail['answer']!r} +{r.lift:.1f} nats" for r in readings[:3] if r.lift is not None)
-            or "answers as on the base"
+        if args.statement and not reader.contract.asks:
+            raise ToolInputError(
+                "this oracle is asked no questions, so it can't check a statement: leave statement out"
+            )
+        reader.tokens, tokens = 0, {"subject": 0, "base": 0}
+        prompts, asked = list(args.prompts), self._asked(args)
+        layers, swept = reader.contract.read_layers[0], None
+        span = args.span if reader.contract.asks else 1  # a verbaliser is given one vector
+        if args.layer == BEST:
+            texts = _texts(subject, reader, prompts)
+            swept = sweep(reader, texts, span, asked, seed, _sets(reader))
+            layers, prompts = swept.layers, prompts[1::2]
+            tokens = {role: tokens[role] + n for role, n in swept.tokens.items()}
+        elif isinstance(args.layer, int):
+            layers = (args.layer,)
+        texts = _texts(subject, reader, prompts)
+        seen, spent = controlled(reader, texts, layers, tails(subject, texts, [span] * len(texts)), seed)
+        tokens = {role: tokens[role] + n for role, n in spent.items()}
+        plain = seen.controls["base"]
+        seen.controls[OTHER_PROMPT] = [plain[(i + len(plain) // 2) % len(plain)] for i in range(len(plain))]
+        look = _Look(reader, seen, prompts, asked, layers, swept)
+        readings = [look.check(args.statement)] if args.statement else look.answers(seed)
+        told = [f"{r.detail['answer']!r} +{r.lift:.1f} nats" for r in readings if r.lift is not None]
+        return ToolResult(
+            readings=readings,
+            tokens={**tokens, "oracle": reader.tokens},
+            summary="; ".join(told[:3]) or "answers as on the base",
         )
-        return ToolResult(readings=readings, tokens={**tokens, "oracle": reader.tokens}, summary=summary)
+
+
+class _Look:
+    """One look at some prompts: what was read, what is asked, and how that is told."""
+
+    def __init__(
+        self, reader: OracleReader, seen: Controlled, prompts: Sequence[LabelledPrompt], asked: str,
+        layers: tuple[int, ...], swept: Sweep | None,
+    ) -> None:  # fmt: skip
+        self.reader, self.seen, self.prompts, self.asked = reader, seen, prompts, asked
+        self.common = {"question": asked, "layers": list(layers)}
+        if swept is not None:
+            self.common["sweep"] = [[list(one.layers), one.lift] for one in swept.chosen_on]
+
+    def check(self, statement: str) -> Reading:
+        """Return the log-odds of yes over no, mean over the prompts, beside the controls'."""
+        found = self.seen.margin(self.reader, self.asked)
+        return self._reading("check", found, CHECK_THRESHOLD_NATS, statement, range(len(self.prompts)), {})
+
+    def answers(self, seed: int) -> list[Reading]:
+        """Return a reading for each answer that the subject's activations brought about and the base's did not, and a count."""
+        ask = [self.asked]
+        agreed = [row[0] for row in self.reader.agreed(self.seen.mine, ask, N_SAMPLES, seed=seed)]
+        plain = [row[0][0] for row in self.reader.answers(self.seen.controls["base"], ask)]
+        given = [one.above(ABSTAIN_BELOW) for one in agreed]
+        readings = []
+        for answer, rows in _groups(given, plain):
+            agreement = sum(agreed[i].agreement for i in rows) / len(rows)
+            found = self.seen.some(rows).lifted(self.reader, self.asked, answer)
+            readings.append(self._reading("answer", found, THRESHOLD_NATS, answer, rows, {"agreement": agreement}))
+        readings.sort(key=lambda r: -(r.lift or 0.0))
+        n = len(given)
+        changed = sum(a is not None and a != b for a, b in zip(given, plain, strict=True)) / n
+        detail = {**self.common, "n": n, "abstained": sum(a is None for a in given)}
+        return [*readings, Reading(name="answers_changed", value=changed, detail=detail)]
 
     def _reading(
-        self, reader: OracleReader, group: list[int], answer: str, seen: dict[str, list[Activations]], asked: str,
-        args: OracleArgs, seed: int,
-    ) -> Reading:  # fmt: skip
-        """Return one answer's mean log-probability over the prompts that gave it, beside its controls'."""
-        n = len(args.prompts)
-        mine = [seen["subject"][i] for i in group]
-        channels = {
-            "subject": mine,
-            "base": [seen["base"][i] for i in group],
-            "no_activation": [replace(a, silent=True) for a in mine],
-            "random": [a.replaced(random_like(a.vectors, seed + i), "random") for i, a in enumerate(mine)],
-            "other_prompt": [seen["base"][(i + n // 2) % n] for i in group],
-        }
-        values = {name: float(reader.log_probs(a, [asked], [answer]).mean()) for name, a in channels.items()}
-        value = values.pop("subject")
-        lift = lift_over(value, values)
+        self, name: str, found: Lifted, threshold: float, text: str, rows: Sequence[int], extra: dict[str, float]
+    ) -> Reading:
+        shown = [self.prompts[i] for i in rows]
         return Reading(
-            name="answer",
-            value=value,
-            controls=values,
-            lift=lift,
-            suggestion=suggest(lift, THRESHOLD_NATS, answer),
-            detail={"answer": answer, "question": asked, "layer": mine[0].layers[0], "n": len(group),
-                    "labels": [args.prompts[i].labels for i in group][:8],
-                    "prompts": [args.prompts[i].messages[-1]["content"] for i in group][:4]},
+            name=name,
+            value=found.value,
+            controls=found.controls,
+            lift=found.lift,
+            suggestion=suggest(found.lift, threshold, text),
+            detail={"answer": found.answer, **self.common, **extra, "n": len(shown),
+                    "labels": [p.labels for p in shown][:8],
+                    "prompts": [p.messages[-1]["content"] for p in shown][:4]},
         )  # fmt: skip
 
 
-def _groups(subject: list[str], base: list[str], prompts: list[LabelledPrompt]) -> list[tuple[str, list[int]]]:
-    """Return the answers that the subject's activations gave and the base's did not, commonest first."""
+def _texts(subject: Subject, reader: OracleReader, prompts: Sequence[LabelledPrompt]) -> list[str]:
+    return [subject.render(p.messages, flags=reader.contract.chat_flags) for p in prompts]
+
+
+def _sets(reader: OracleReader) -> list[tuple[int, ...]]:
+    """Return the sets of layers to try: those it was taught; every layer alone for an oracle of one."""
+    taught = reader.contract.read_layers
+    return list(taught) if len(taught) > 1 else [(layer,) for layer in range(reader.subject.n_layers)]
+
+
+def _groups(given: Sequence[str | None], plain: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Return the answers that were given and are not the base's, with their rows, commonest first."""
     groups: dict[str, list[int]] = {}
-    for i, (mine, other) in enumerate(zip(subject, base, strict=True)):
+    for i, (mine, other) in enumerate(zip(given, plain, strict=True)):
         if mine and mine != other:
             groups.setdefault(mine, []).append(i)
     ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [(answer, where[: MAX_BATCH // 8]) for answer, where in ranked[:N_ANSWERS]]
+    return [(answer, rows[: MAX_BATCH // 8]) for answer, rows in ranked[:N_ANSWERS]]
