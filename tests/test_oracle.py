@@ -704,3 +704,18 @@ def test_a_sweep_finds_nothing_where_nothing_is_put_in(reader, monkeypatch):
     monkeypatch.setattr(injection, "inject", lambda resid, *args, **kwargs: resid.clone())
     found = sweep(reader, list(tiny.TEXTS) * 2, window=3, question="what?", seed=1)
     assert all(one.lift <= 1e-5 for one in (*found.chosen_on, found.held_out))
+
+
+def test_beside_a_difference_from_the_base_the_controls_are_differences_too(reader):
+    where = [last(3)] * 3
+    group, _ = controlled(reader, tiny.TEXTS, (LAYER,), where, seed=1, channel="difference")
+    plain, _ = read(reader.subject, tiny.TEXTS, "base", (LAYER,), where)
+    others, _ = read(reader.subject, tiny.TEXTS, "random_delta", (LAYER,), where)
+    expected, _ = read(reader.subject, tiny.TEXTS, "difference", (LAYER,), where)
+    for i in range(3):
+        assert torch.equal(group.mine[i].vectors, expected[i].vectors)
+        assert not group.controls["base"][i].vectors.any()
+        assert torch.equal(group.controls["random_delta"][i].vectors, others[i].vectors - plain[i].vectors)
+        norms = [one.vectors.norm(dim=-1) for one in (group.controls["random"][i], expected[i])]
+        torch.testing.assert_close(*norms)
+    assert {a.channel for a in group.mine} == {"difference"}

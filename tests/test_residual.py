@@ -6,6 +6,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tools.errors import ToolInputError
+from tools.loading import load_subject
 from tools.residual import block_inputs, blocks, capture, check_layer, hooked
 from tools.subject import Encoded
 
@@ -162,3 +163,16 @@ def test_block_inputs_on_the_subject_name_the_bases_modules_and_no_factor_of_the
 def test_block_inputs_are_those_of_the_modules_that_read_the_residual_stream(bare_subject):
     inputs = block_inputs(bare_subject, bare_subject.encode(tiny.TEXTS), "base")
     assert {path.rsplit(".", 1)[-1] for path in inputs} - {"lm_head"} == READ_THE_RESIDUAL
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+def test_padding_moves_no_position_whether_positions_are_learned_or_turned(tmp_path, kind):
+    subject = load_subject(str(tiny.build_other(tmp_path / "base", kind)))
+    batch = subject.encode(tiny.TEXTS)
+    logits, resid = subject.logits(batch, "base"), capture(subject, batch, "base", 1)
+    assert len({int(n) for n in batch.mask.sum(1)}) > 1
+    for row, text in enumerate(tiny.TEXTS):
+        alone = subject.encode([text])
+        n = alone.n_tokens
+        torch.testing.assert_close(logits[row, -n:], subject.logits(alone, "base")[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(resid[row, -n:], capture(subject, alone, "base", 1)[0], atol=1e-4, rtol=1e-4)

@@ -113,7 +113,7 @@ def capture_layers(
         for layer in set(layers):
             hooks.enter_context(hooked(found[layer], keep(layer)))
         with suppress(_Deepest):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            model(**subject.inputs(batch), use_cache=False)
     return kept, adapter
 
 
@@ -146,7 +146,7 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
             if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in RESIDUAL_READERS
         ]
         try:
-            model(input_ids=batch.ids, attention_mask=batch.mask)
+            model(**subject.inputs(batch))
         finally:
             for handle in handles:
                 handle.remove()

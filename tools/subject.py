@@ -242,6 +242,17 @@ class Subject:
         )
         return Encoded(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
 
+    def inputs(self, batch: Encoded) -> dict[str, Tensor]:
+        """Return what one forward pass is called with.
+
+        Where positions are learned, each row's are counted from its first token, for padding must
+        not move them; elsewhere they are left to the model, as published code leaves them.
+        """
+        given = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        if any(name.endswith(".wpe") for name, _ in self.model.named_modules()):
+            given["position_ids"] = (batch.mask.cumsum(1) - 1).clamp_min(0)
+        return given
+
     @torch.no_grad()
     def generate(
         self,
@@ -299,7 +310,7 @@ class Subject:
     def logits(self, batch: Encoded, channel: str) -> Float[Tensor, "batch pos d_vocab"]:
         """Return the next-token logits of one forward pass through the channel's weights."""
         with self.channel(channel) as model:
-            out: Tensor = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+            out: Tensor = model(**self.inputs(batch)).logits
         return out.float()
 
     def changes_anything(self, texts: Sequence[str]) -> bool:

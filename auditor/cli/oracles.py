@@ -63,6 +63,7 @@ def evaluate_activation(
     layers: Annotated[str | None, typer.Option(help="Blocks read [default: the contract's first set]")] = None,
     threshold: Annotated[float | None, typer.Option(help="Agreement below which it abstains [default: keeps 80% of what is right]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples.")] = 0,
+    device: Annotated[str, typer.Option(help="Where the weights go: cpu, cuda, cuda:1, mps.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Ask an oracle trials whose answers are known, beside baselines that need no oracle."""
@@ -75,7 +76,7 @@ def evaluate_activation(
     if len(sets) > 1:
         raise SpecError(f"--layers {layers!r} has {len(sets)} sets: an evaluation reads one, so run it once for each")
     (where,) = sets
-    found = evaluate(base, oracle, asked, pairs, trials.parent, where, threshold, seed)
+    found = evaluate(base, oracle, asked, pairs, trials.parent, where, threshold, seed, device)
     if as_json:
         typer.echo(found.model_dump_json())
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tools.activation_oracle.activations import Activations, Where, read
+from tools.activation_oracle.activations import DIFFERENCE, Activations, Where, read
 from tools.activation_oracle.reader import Asked, OracleReader, TextAlone
 from tools.controls import RANDOM_DELTA, lift_over, random_like
 from tools.errors import ToolInputError
@@ -71,15 +71,19 @@ def controlled(
     """Return what the channel's weights make of the texts, with every control; and forward tokens by role.
 
     Another adapter's activations are a random LoRA's with the subject's norm of change in every
-    module; a full fine-tune has no such twin, and goes without.
+    module; a full fine-tune has no such twin, and goes without. Beside a difference from the base,
+    the controls are differences from it too.
     """
-    subject = reader.subject
-    mine, n_subject = read(subject, texts, channel, layers, where)
+    subject, changed = reader.subject, channel == DIFFERENCE
+    mine, n_subject = read(subject, texts, "subject" if changed else channel, layers, where)
     plain, n_base = read(subject, texts, "base", layers, where)
+    origin = [a.vectors if changed else torch.zeros_like(a.vectors) for a in plain]
+    if changed:
+        mine = [replace(a, vectors=a.vectors - o, channel=DIFFERENCE) for a, o in zip(mine, origin, strict=True)]
     controls: dict[str, list[Asked]] = {
         NO_ACTIVATION: [replace(a, channel=NO_ACTIVATION, adapter=None, silent=True) for a in mine],
         RANDOM: [a.replaced(random_like(a.vectors, seed + i), RANDOM) for i, a in enumerate(mine)],
-        BASE: list(plain),
+        BASE: [replace(a, vectors=a.vectors - o) for a, o in zip(plain, origin, strict=True)],
     }
     if reader.contract.rule != "add":
         controls[ZERO] = [a.replaced(torch.zeros_like(a.vectors), ZERO) for a in mine]
@@ -88,7 +92,7 @@ def controlled(
     if subject.adapter_given:
         subject.add_null(RANDOM_DELTA, seed)
         others, n = read(subject, texts, RANDOM_DELTA, layers, where)
-        controls[RANDOM_DELTA] = list(others)
+        controls[RANDOM_DELTA] = [replace(a, vectors=a.vectors - o) for a, o in zip(others, origin, strict=True)]
         n_base += n
     return Controlled(mine, controls), {"subject": n_subject, "base": n_base}
 

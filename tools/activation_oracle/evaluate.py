@@ -61,7 +61,7 @@ class Evaluation(BaseModel):
 
 def evaluate(
     base: str, oracle: Path, trials: Sequence[Trial], swaps: Sequence[Swap], folder: Path,
-    layers: tuple[int, ...] | None = None, threshold: float | None = None, seed: int = 0,
+    layers: tuple[int, ...] | None = None, threshold: float | None = None, seed: int = 0, device: str = "cpu",
 ) -> Evaluation:  # fmt: skip
     """Return an oracle's figures over trials and swaps.
 
@@ -74,6 +74,7 @@ def evaluate(
         layers: Where to read; None is the first set of its contract.
         threshold: Agreement below which it abstains; None keeps four in five right answers.
         seed: Of samples and resampling.
+        device: Where the weights go.
 
     Raises:
         ToolInputError: there is no trial to score.
@@ -81,13 +82,15 @@ def evaluate(
     scored = [t for t in trials if not t.fit]
     if not scored:
         raise ToolInputError("no trial to score: every row of the file is one that a probe may learn from")
-    teacher = next(_readers(base, oracle, [t for t in trials if t.adapter is None][:1] or scored[:1], folder))[0]
+    teacher = next(_readers(base, oracle, [t for t in trials if t.adapter is None][:1] or scored[:1], folder, device))[
+        0
+    ]
     where = layers or teacher.contract.read_layers[0]
     probe = Probe.fitted(teacher, [t for t in trials if t.fit and t.label and t.adapter is None], where)
     common = Counter(t.answer for t in trials if t.fit).most_common(1)
     majority = common[0][0] if common else None
     judged: list[Judged] = []
-    for reader, group in tqdm(_readers(base, oracle, scored, folder), disable=None, desc="subjects"):
+    for reader, group in tqdm(_readers(base, oracle, scored, folder, device), disable=None, desc="subjects"):
         for start in range(0, len(group), AT_ONCE):
             part = group[start : start + AT_ONCE]
             judged += _judge(reader, part, where, probe, majority, seed)
@@ -95,7 +98,7 @@ def evaluate(
 
 
 def _readers(
-    base: str, oracle: Path, trials: Sequence[Trial], folder: Path
+    base: str, oracle: Path, trials: Sequence[Trial], folder: Path, device: str
 ) -> Iterator[tuple[OracleReader, list[Trial]]]:
     """Yield each subject with the oracle beside it, and the trials that read it."""
     groups: dict[str | None, list[Trial]] = {}
@@ -104,9 +107,8 @@ def _readers(
     for adapter, group in groups.items():
         path = None if adapter is None else folder / adapter
         whole = path is not None and not (path / "adapter_config.json").exists()
-        subject = (
-            load_subject(str(path), base=base) if whole else load_subject(base, None if path is None else str(path))
-        )
+        where = str(path) if whole else base
+        subject = load_subject(where, None if whole or path is None else str(path), base if whole else None, device)
         yield load_oracle(subject, oracle), group
 
 

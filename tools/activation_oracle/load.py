@@ -34,7 +34,7 @@ def load_oracle(subject: Subject, folder: Path) -> OracleReader:
 
 
 def _check_base(subject: Subject, contract: OracleContract, folder: Path) -> None:
-    """Refuse an oracle that names another base, by hash where it knows one, by hub name where both are known.
+    """Refuse an oracle that names another base, by hash where it knows one, by hub name where both are known; else note it.
 
     Raises:
         AdapterError: it was trained on another one.
@@ -49,6 +49,8 @@ def _check_base(subject: Subject, contract: OracleContract, folder: Path) -> Non
     here = hub_id(Path(str(getattr(subject.model.config, "_name_or_path", ""))))
     if here is not None and "/" in contract.base and here.casefold() != contract.base.casefold():
         raise AdapterError(f"{folder} was trained on {contract.base}, and this base is {here}: pass the base it names")
+    if here is None or "/" not in contract.base:
+        subject.notes.append(f"the activation oracle names its base as {contract.base!r}, which could not be checked")
 
 
 def _check_factors(folder: Path) -> None:
