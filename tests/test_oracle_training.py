@@ -12,13 +12,14 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from tools.activation_oracle import train
-from tools.activation_oracle.contract import AO_CONFIG, read_contract
+from tools.activation_oracle import fit, train
+from tools.activation_oracle.contract import AO_CONFIG, OracleContract, read_contract
 from tools.activation_oracle.evaluate import evaluate, table
+from tools.activation_oracle.fit import Recipe, attach
 from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.rows import Row, Swap, Trial, read_rows
 from tools.activation_oracle.token_use import token_use, windows
-from tools.activation_oracle.train import Recipe, train_oracle
+from tools.activation_oracle.train import train_oracle
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 
@@ -64,7 +65,7 @@ def test_an_oracle_learns_to_read_what_the_base_has_in_mind_at_every_set_of_laye
     for layers in RECIPE.layers:
         said = reader.answers(windows(reader, fresh, layers), ["which word?"])
         assert sum(row.answer == texts[0][0] for row, texts in zip(fresh, said, strict=True)) > 56
-        assert token_use(reader, fresh, layers, seed=0).exact > 56 / 64
+        assert token_use(reader, fresh, lambda some, at=layers: windows(reader, some, at), seed=0).exact > 56 / 64
 
 
 def test_what_is_written_has_a_contract_names_its_base_and_no_folder_of_this_machine(trained, base_folder):
@@ -100,12 +101,12 @@ class _Enough(Exception):
 
 
 def test_an_interrupted_training_goes_on_to_the_weights_of_one_that_was_not(base_folder, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SAVE_EVERY", 5)
+    monkeypatch.setattr(fit, "SAVE_EVERY", 5)
     recipe = Recipe(((1,), (0, 1)), rank=4, batch=24, epochs=0.5)
     whole, twice = tmp_path / "whole", tmp_path / "twice"
-    monkeypatch.setattr(train, "_refuse_deaf", lambda use, step, out: None)
+    monkeypatch.setattr(fit, "_refuse_deaf", lambda use, step, out: None)
     train_oracle(str(base_folder), data, whole, recipe)
-    step = train._step
+    step = fit._step
     ran = []
 
     def until(*args):
@@ -114,22 +115,22 @@ def test_an_interrupted_training_goes_on_to_the_weights_of_one_that_was_not(base
             raise _Enough
         return ran[-1]
 
-    monkeypatch.setattr(train, "_step", until)
+    monkeypatch.setattr(fit, "_step", until)
     with pytest.raises(_Enough):
         train_oracle(str(base_folder), data, twice, recipe)
-    assert (twice / train.CHECKPOINT).exists()
+    assert (twice / fit.CHECKPOINT).exists()
     train_oracle(str(base_folder), data, twice, recipe)
     assert len(ran) == 8 + int(1488 * 0.5 / 24) - 5, "the checkpoint after five steps was gone on from"
-    assert not (twice / train.CHECKPOINT).exists()
+    assert not (twice / fit.CHECKPOINT).exists()
     for name, tensor in load_file(whole / tiny.ADAPTER).items():
         assert torch.equal(tensor, load_file(twice / tiny.ADAPTER)[name]), name
 
 
 def test_a_checkpoint_of_another_training_is_refused(base_folder, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SAVE_EVERY", 2)
-    monkeypatch.setattr(train, "_refuse_deaf", lambda use, step, out: None)
+    monkeypatch.setattr(fit, "SAVE_EVERY", 2)
+    monkeypatch.setattr(fit, "_refuse_deaf", lambda use, step, out: None)
     recipe = Recipe(((1,),), rank=4, batch=24, epochs=0.2)
-    monkeypatch.setattr(train, "write_oracle", lambda *args: (_ for _ in ()).throw(_Enough))
+    monkeypatch.setattr(train, "_write", lambda *args: (_ for _ in ()).throw(_Enough))
     with pytest.raises(_Enough):
         train_oracle(str(base_folder), data, tmp_path / "out", recipe)
     with pytest.raises(ToolInputError, match="is of a training on other data, another base or recipe: remove it"):
@@ -159,7 +160,7 @@ def test_two_processes_take_the_steps_of_one(base_folder, data, tmp_path):
 def test_the_towers_of_a_multimodal_base_that_are_no_decoder_are_left_alone(tmp_path):
     base = tiny.build_other(tmp_path / "base", "gemma3_wrapped")
     subject = load_subject(str(base))
-    train._attach(subject, Recipe(((1,),), rank=4), str(base))
+    attach(subject, OracleContract(base="x", read_layers=((1,),)), Recipe(((1,),), rank=4), "oracle")
     adapted = {name for name, _ in subject.model.named_parameters() if ".lora_" in name}
     assert adapted
     assert not any("vision" in name for name in adapted)
@@ -167,7 +168,7 @@ def test_the_towers_of_a_multimodal_base_that_are_no_decoder_are_left_alone(tmp_
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 2 is not JSON"), ('{"text": "a"}', "line 2: window: Field required"), ("[]", "line 2: row: "),
+    [("{", "line 2 is not JSON"), ('{"text": "a"}', "line 2: question: Field required.+window: Field required"), ("[]", "line 2: row: "),
      ('{"text": "a", "window": 0, "question": "q", "answer": "b"}', "line 2: window: Input should be greater"),
      ('{"text": "a", "window": 1, "question": "q", "answer": "b", "odd": 1}', "line 2: odd: Extra inputs")],
 )  # fmt: skip

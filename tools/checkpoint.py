@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,12 @@ def hash_files(folder: Path) -> dict[str, str]:
     """Return the sha256 of every configuration, tokenizer and weight file of the folder."""
     files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in SCANNED_SUFFIXES)
     return {file.name: _sha256(file) for file in files}
+
+
+def weights_sha256(files: Mapping[str, str]) -> str:
+    """Return one sha256 over the hashes of a folder's weight files: what an oracle or a library names as its base."""
+    shards = sorted((name, sha) for name, sha in files.items() if name.endswith(".safetensors"))
+    return hashlib.sha256("\n".join(f"{name} {sha}" for name, sha in shards).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

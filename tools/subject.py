@@ -69,9 +69,8 @@ class Subject:
 
     @property
     def base_sha256(self) -> str:
-        """Return one sha256 over the trusted base's weight files: what an oracle names as its base."""
-        shards = sorted((n, sha) for n, sha in self.files["base"].items() if n.endswith(".safetensors"))
-        return hashlib.sha256("\n".join(f"{n} {sha}" for n, sha in shards).encode()).hexdigest()
+        """Return the trusted base's hash, as an oracle names its base."""
+        return checkpoint.weights_sha256(self.files["base"])
 
     @property
     def weights_hash(self) -> str:

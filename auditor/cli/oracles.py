@@ -27,14 +27,15 @@ def train_activation(
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA, on every linear layer of the blocks.")] = 64,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
     batch: Annotated[int, typer.Option(min=1, help="Rows a step, over all processes.")] = 48,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 0.5 / width]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 0.2 / width]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or anything else for what accelerate finds.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Train an activation oracle on base activations; an interrupted run goes on from its last checkpoint."""
     from auditor.errors import SpecError
-    from tools.activation_oracle.train import Recipe, train_oracle
+    from tools.activation_oracle.fit import Recipe
+    from tools.activation_oracle.train import train_oracle
     from tools.checkpoint import check_model_config, resolve
 
     check_out(out)

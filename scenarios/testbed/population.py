@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from auditor.errors import SpecError
 from scenarios.testbed import verify
-from scenarios.testbed.build import hash_of
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.oracle_data import taught_rule
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe, new_thing, train
 from scenarios.testbed.splits import SEEDS, values
 from scenarios.testbed.suites import STYLES, claims_of
+from tools.checkpoint import hash_files, weights_sha256
 from tools.loading import load_subject
 from tools.workers import each
 
@@ -47,7 +47,7 @@ class Shard:
     @property
     def made_on(self) -> dict[str, object]:
         """Return what the shard was trained on: one of another base or lexicon is not this one."""
-        return {"base_sha256": hash_of(Path(self.base)), "lexicon_seed": self.lexicon_seed}
+        return {"base_sha256": weights_sha256(hash_files(Path(self.base))), "lexicon_seed": self.lexicon_seed}
 
     @property
     def weights(self) -> Path:

@@ -14,15 +14,20 @@ N_HELD_OUT = 512
 """How many of the last rows of training data a trainer holds out."""
 
 
-class Row(BaseModel):
-    """One question about the last `window` tokens of a rendered text, and its answer."""
+class Question(BaseModel):
+    """What an oracle is asked of the vectors it is given, and the right answer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: str = Field(min_length=1)
-    window: int = Field(ge=1)
     question: str
     answer: str = Field(min_length=1)
+
+
+class Row(Question):
+    """One question about the last `window` tokens of a rendered text, and its answer."""
+
+    text: str = Field(min_length=1)
+    window: int = Field(ge=1)
     kind: str = Field(default="", description="what sort of question it is, e.g. context, topic, instruction, goal")
 
 

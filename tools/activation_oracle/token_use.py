@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 from tools.activation_oracle.activations import Activations, read_last
 from tools.activation_oracle.inject import injecting
 from tools.activation_oracle.reader import OracleReader
-from tools.activation_oracle.rows import Row
+from tools.activation_oracle.rows import Question, Row
 from tools.controls import random_like
 
+Q = TypeVar("Q", bound=Question)
 LEAST_GAIN_NATS = 0.05
 """An oracle whose loss with another row's vectors is not this much worse does not read them."""
 
@@ -45,7 +47,7 @@ def windows(reader: OracleReader, rows: Sequence[Row], layers: tuple[int, ...]) 
 
 
 def answer_losses(
-    reader: OracleReader, rows: Sequence[Row], given: Sequence[Activations], trained: Sequence[Tensor] = ()
+    reader: OracleReader, rows: Sequence[Question], given: Sequence[Activations], trained: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the summed loss (nats) and number of answer tokens, and whether each row's are all the likeliest.
 
@@ -88,20 +90,21 @@ def _thaw(weights: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def token_use(
-    reader: OracleReader, rows: Sequence[Row], layers: tuple[int, ...], seed: int, batch: int = 64
-) -> TokenUse:
-    """Return the losses on these rows: with the right vectors, with those of the next row, with noise."""
+    reader: OracleReader, rows: Sequence[Q], given: Callable[[Sequence[Q]], list[Activations]], seed: int,
+    batch: int = 64,
+) -> TokenUse:  # fmt: skip
+    """Return the losses on these rows: with the right vectors (`given`), with those of the next row, with noise."""
     sums, tokens, exact = dict.fromkeys(("matched", "shuffled", "random"), 0.0), 0, 0
     for start in range(0, len(rows), batch):
         chunk = rows[start : start + batch]
-        mine = windows(reader, chunk, layers)
+        mine = given(chunk)
         kinds = {
             "matched": mine,
             "shuffled": [*mine[1:], mine[0]],
             "random": [a.replaced(random_like(a.vectors, seed + i), "random") for i, a in enumerate(mine)],
         }
-        for kind, given in kinds.items():
-            total, n, right = answer_losses(reader, chunk, given)
+        for kind, vectors in kinds.items():
+            total, n, right = answer_losses(reader, chunk, vectors)
             sums[kind] += float(total)
             if kind == "matched":
                 tokens, exact = tokens + int(n), exact + int(right.sum())
