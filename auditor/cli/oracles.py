@@ -13,6 +13,9 @@ from auditor.cli.shell import AsJson, check_out, command, writing
 oracle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train and measure oracles.")
 train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train an oracle.")
 evaluate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure an oracle.")
+Values = Annotated[
+    Path | None, typer.Option(help="JSON of {slot: [values]} that claims may hold beside the library's own.")
+]
 oracle_app.add_typer(train_app, name="train")
 oracle_app.add_typer(evaluate_app, name="evaluate")
 
@@ -83,6 +86,91 @@ def evaluate_activation(
         return
     for line in table(found):
         typer.echo(line)
+
+
+@train_app.command("lora")
+@command
+def train_lora(
+    base: Annotated[str, typer.Option(help="Folder or hub id of the base.")],
+    data: Annotated[Path, typer.Option(help="Folder of a library; `auditor testbed population` builds one.")],
+    out: Annotated[Path, typer.Option(help="Folder of the oracle.")],
+    values: Values = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Learn from so many adapters only.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Directions a module that the interpreter is given.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the interpreter's LoRA.")] = 32,
+    epochs: Annotated[float, typer.Option(min=0.01, help="The interpreter's passes over the library.")] = 8.0,
+    steps: Annotated[int, typer.Option(min=1, help="The claim reader's steps.")] = 1500,
+    batch: Annotated[int, typer.Option(min=1, help="Adapters a step.")] = 16,
+    lr: Annotated[float | None, typer.Option(help="The interpreter's peak rate [default: 0.2 / width]")] = None,
+    question: Annotated[str, typer.Option(help="What the interpreter is asked.")] = "what does the assistant do?",
+    nothing: Annotated[str, typer.Option(help="Its answer where nothing was planted.")] = "it does nothing unusual.",
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or anything else for what accelerate finds.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Train an oracle of weights on a library of adapters: a reader that ranks claims, and an interpreter that answers in words."""
+    from tools.loading import load_subject
+    from tools.lora_oracle.train import LoraRecipe, train_lora_oracle
+
+    check_out(out)
+    subject = load_subject(base, device=device)
+    name = Path(base).name if Path(base).exists() else base
+    recipe = LoraRecipe(
+        base=name, question=question, nothing=nothing, n_ranks=ranks, rank=rank, epochs=epochs, steps=steps, batch=batch,
+        lr=lr, seed=seed, first=first,
+    )  # fmt: skip
+    with writing(out):
+        done = train_lora_oracle(subject, data, out, recipe, _values(values), device, lambda t: typer.echo(t, err=True))
+    if as_json:
+        typer.echo(json.dumps(done))
+        return
+    claims, words = done["claim_reader"], done["interpreter"]
+    typer.echo(f"claim reader: {claims['n']} adapters, {claims['seconds']:.0f} s; of {claims['n_held_out']} held out "
+               f"family {claims['family']:.2f}, whole claim {claims['claim']:.2f}")  # fmt: skip
+    if "refused" in words:
+        typer.echo(f"no interpreter: {words['refused']}")
+        return
+    for use in words["held_out"].values():
+        told = ", ".join(f"{key} {value:.3f}" for key, value in use.items())
+        typer.echo(f"interpreter: {words['rows']} adapters, {words['seconds']:.0f} s; held out {told}")
+
+
+@evaluate_app.command("lora")
+@command
+def evaluate_lora(
+    base: Annotated[str, typer.Option(help="Folder or hub id of the base.")],
+    oracle: Annotated[Path, typer.Option(help="Folder of the oracle.")],
+    cases: Annotated[Path, typer.Option(help="JSON Lines of adapters with what they do; `auditor testbed lora-examples` writes them.")],
+    values: Values = None,
+    library: Annotated[Path | None, typer.Option(help="What it learned from, for the baselines that need it.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Have an oracle of weights read adapters of which it is known what they do, beside baselines."""
+    from tools.lora_oracle.cases import read_cases
+    from tools.lora_oracle.evaluate import evaluate, table
+    from tools.lora_oracle.train import readers_of
+
+    asked = read_cases(cases)
+    readers, lens = readers_of(base, oracle, _values(values), library)
+    found = evaluate(base, asked, cases.parent, readers, lens)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    for line in table(found):
+        typer.echo(line)
+
+
+def _values(path: Path | None) -> dict[str, tuple[str, ...]]:
+    """Return the values of slots in a JSON file of lists."""
+    from auditor.errors import SpecError
+
+    if path is None:
+        return {}
+    try:
+        raw = json.loads(path.read_text())
+        return {str(slot): tuple(map(str, listed)) for slot, listed in raw.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SpecError(f"{path} is no JSON of {{slot: [values]}}: {error}") from error
 
 
 def _layers(text: str) -> tuple[tuple[int, ...], ...]:

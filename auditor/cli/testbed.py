@@ -14,6 +14,7 @@ from auditor.cli.shell import AsJson, check_out, command, plain, writing
 
 if TYPE_CHECKING:
     from scenarios.testbed.build import Home
+    from scenarios.testbed.suites import SuiteName
 
 testbed_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Rebuild the small models that audits are measured on."
@@ -123,17 +124,41 @@ def oracle_examples(
     home: HomeFolder = None,
 ) -> None:
     """Write what an activation oracle is examined on. Opens the answers."""
-    from auditor.errors import SpecError
     from scenarios.testbed.oracle_examples import write_examples
-    from scenarios.testbed.show import TABLED
 
-    chosen = tuple(part.strip() for part in suites.split(",") if part.strip())
-    if unknown := set(chosen) - set(TABLED):
-        raise SpecError(f"unknown suite {sorted(unknown)[0]!r}: the suites with organisms are {', '.join(TABLED)}")
+    chosen = _suites(suites)
     check_out(out)
     with writing(out):
-        counts = write_examples(out, _home(home), chosen, each, seed)  # type: ignore[arg-type]
+        counts = write_examples(out, _home(home), chosen, each, seed)
     typer.echo(f"{out}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+
+
+@testbed_app.command("lora-examples")
+@command
+def lora_examples(
+    out: Annotated[Path, typer.Option(help="Folder of cases.jsonl and values.json.")],
+    suites: Annotated[str, typer.Option(help="Suites whose adapters are read, separated by commas.")] = "demo",
+    home: HomeFolder = None,
+) -> None:
+    """Write what an oracle of weights is examined on, and what its claims may hold. Opens the answers."""
+    from scenarios.testbed.lora_examples import write_lora_examples
+
+    chosen = _suites(suites)
+    check_out(out)
+    with writing(out):
+        counts = write_lora_examples(out, _home(home), chosen)
+    typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+
+
+def _suites(text: str) -> tuple[SuiteName, ...]:
+    """Return the suites named in an option."""
+    from auditor.errors import SpecError
+    from scenarios.testbed.show import TABLED
+
+    chosen = tuple(part.strip() for part in text.split(",") if part.strip())
+    if unknown := set(chosen) - set(TABLED):
+        raise SpecError(f"unknown suite {sorted(unknown)[0]!r}: the suites with organisms are {', '.join(TABLED)}")
+    return chosen  # type: ignore[return-value]
 
 
 @testbed_app.command("population")

@@ -22,8 +22,8 @@ AO_CONFIG, NLA_META, TRAINING_CONFIG = "ao_config.json", "nla_meta.yaml", "train
 EMBEDDING = -1
 """The site before block 0: the vector stands in the place of a token's embedding."""
 
-Rule = Literal["add", "replace", "scaled_replace", "embedding"]
-Prefix = Literal["layer_lines", "layer_lines_tight", "layer_list", "verbaliser"]
+Rule = Literal["add", "add_by_size", "replace", "scaled_replace", "embedding"]
+Prefix = Literal["layer_lines", "layer_lines_tight", "layer_list", "rank_tagged", "verbaliser"]
 ChatFlags = dict[str, bool | str]
 
 PREFIX_TEMPLATES: dict[str, Prefix] = {
@@ -50,7 +50,8 @@ class OracleContract(BaseModel):
     Args:
         base: Hub id or name of the model it is an adapter on.
         base_sha256: Of the base's weights, where the trainer knew it.
-        read_layers: The sets of layers it was trained to read together, 0-based blocks, ascending.
+        read_layers: The sets of layers it was trained to read together, 0-based blocks, ascending; of one that
+            reads directions of weights instead, their ranks, from 1.
         prefix: How its prompt names the layers and lays out the placeholders.
         placeholder: The text of one slot, one token of the base.
         template: A verbaliser's whole prompt, with `{injection_char}` once.
@@ -97,6 +98,11 @@ class OracleContract(BaseModel):
         """Return whether it answers questions; a verbaliser says one thing of one vector."""
         return self.prefix != "verbaliser"
 
+    @property
+    def reads_blocks(self) -> bool:
+        """Return whether what it is given was read after blocks of the base; directions of weights were not."""
+        return self.prefix != "rank_tagged"
+
     def turn(self, layers: Sequence[int], n_slots: int, question: str) -> tuple[str, list[int]]:
         """Return the user's turn, and at which of its characters each slot's token ends.
 
@@ -139,6 +145,7 @@ _LAYOUTS: dict[str, tuple[str, str, str]] = {
     "layer_lines": ("Layer: {layer}\n", "", " \n"),
     "layer_lines_tight": ("Layer: {layer}\n", "", "\n"),
     "layer_list": ("L{layer}:", " ", ".\n"),
+    "rank_tagged": ("<SVD {layer}:>", "", "\n"),
 }
 """Opening of a layer's block, what stands between blocks, and what closes one (of a list: the whole)."""
 

@@ -25,6 +25,11 @@ def _add(h: Rows, v: Rows, coefficient: float | None) -> Rows:
     return h + _norm_matched(h, v, coefficient)
 
 
+def _add_by_size(h: Rows, v: Rows, coefficient: float | None) -> Rows:
+    moved: Tensor = v * h.norm(dim=-1, keepdim=True) * coefficient
+    return h + moved.to(h.dtype)
+
+
 def _norm_matched(h: Rows, v: Rows, coefficient: float | None) -> Rows:
     moved: Tensor = F.normalize(v, dim=-1) * h.norm(dim=-1, keepdim=True) * coefficient
     return moved.to(h.dtype)
@@ -39,11 +44,12 @@ def _at_norm(h: Rows, v: Rows, coefficient: float | None) -> Rows:
 
 RULES: dict[Rule, Callable[[Rows, Rows, float | None], Rows]] = {
     "add": _add,
+    "add_by_size": _add_by_size,
     "replace": _norm_matched,
     "scaled_replace": _at_norm,
     "embedding": _at_norm,
 }
-"""`h' = h + c‖h‖v/‖v‖`; `h' = c‖h‖v/‖v‖`; `h' = c·v/‖v‖`, after a block or in place of an embedding.
+"""`h' = h + c‖h‖v/‖v‖`; `h' = h + c‖h‖v`; `h' = c‖h‖v/‖v‖`; `h' = c·v/‖v‖`, after a block or in place of an embedding.
 
 Norms are taken in the dtype that the published code takes them in, so that results are its own to the bit.
 """

@@ -28,7 +28,7 @@ def load_oracle(subject: Subject, folder: Path) -> OracleReader:
         subject.files[ORACLE] = checkpoint.hash_files(folder)
         subject._channels.add(ORACLE)
     else:
-        _check_factors(folder)
+        check_factors(folder)
         subject.add_adapter(ORACLE, folder)
     return OracleReader(subject, contract)
 
@@ -53,7 +53,7 @@ def _check_base(subject: Subject, contract: OracleContract, folder: Path) -> Non
         subject.notes.append(f"the activation oracle names its base as {contract.base!r}, which could not be checked")
 
 
-def _check_factors(folder: Path) -> None:
+def check_factors(folder: Path) -> None:
     """Refuse an adapter with a factor of zeros: it was saved before training, or its training never reached it.
 
     Raises:

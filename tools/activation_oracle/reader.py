@@ -84,7 +84,8 @@ class OracleReader:
     """
 
     def __init__(self, subject: Subject, contract: OracleContract, channel: str = ORACLE) -> None:
-        wanted = {contract.site, *(layer for layers in contract.read_layers for layer in layers)} - {EMBEDDING}
+        read = {layer for layers in contract.read_layers for layer in layers} if contract.reads_blocks else set()
+        wanted = ({contract.site} | read) - {EMBEDDING}
         if max(wanted) >= subject.n_layers:
             raise AdapterError(
                 f"the contract names block {max(wanted)}, the base has 0..{subject.n_layers - 1}: the oracle was trained on another base"
@@ -299,7 +300,7 @@ class OracleReader:
         if isinstance(one, TextAlone):
             return
         check_vectors(one.vectors)
-        for layer in one.layers:
+        for layer in one.layers if self.contract.reads_blocks else ():
             check_layer(self.subject, layer)
         if one.vectors.shape[-1] != self.subject.d_model:
             raise ToolInputError(

@@ -83,21 +83,21 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def read_rows(path: Path, least: int = 1) -> list[Row]:
-    """Return the training rows of a file, see `_read`."""
-    return _read(path, Row, least)
+    """Return the training rows of a file, see `read_jsonl`."""
+    return read_jsonl(path, Row, least)
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """Return the evaluation rows of a file, see `_read`."""
-    return _read(path, Trial, 1)
+    """Return the evaluation rows of a file, see `read_jsonl`."""
+    return read_jsonl(path, Trial, 1)
 
 
 def read_swaps(path: Path) -> list[Swap]:
-    """Return the swaps of a file, see `_read`."""
-    return _read(path, Swap, 1)
+    """Return the swaps of a file, see `read_jsonl`."""
+    return read_jsonl(path, Swap, 1)
 
 
-def _read(path: Path, kind: type[R], least: int) -> list[R]:
+def read_jsonl(path: Path, kind: type[R], least: int) -> list[R]:
     """Return the rows of a JSON Lines file.
 
     Raises:

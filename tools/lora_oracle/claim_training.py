@@ -1,0 +1,238 @@
+"""Train the claim reader on a library, and keep it: a folder with weights, configuration, candidates and calibration."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tools.checkpoint import read_json
+from tools.errors import AdapterError, ToolInputError
+from tools.lora_oracle.candidates import Candidates, candidates
+from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
+from tools.lora_oracle.library import NOTHING, Known
+from tools.lora_oracle.shapes import Shape, parts_of, shapes_of
+from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
+from tools.subject import Subject
+
+N_RANKS, HELD_OUT_SHARE, LEAST = 8, 0.1, 24
+CONFIG, WEIGHTS = "claim_reader.json", "claim_reader.safetensors"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One adapter as the reader is shown it, and what it is to answer: a family, and the value of each slot."""
+
+    tokens: DirectionTokens
+    features: Tensor
+    family: int
+    slots: dict[str, int]
+
+
+def lesson(known: Known, words: Candidates, config: ReaderConfig, shapes: dict[str, Shape]) -> Lesson:
+    """Return an adapter with its answers; a value that is no candidate is left out."""
+    slots: dict[str, int] = {}
+    if known.claims:
+        claim = known.claims[0]
+        wanted = shapes[claim.family].slots if claim.family in shapes else ()
+        slots = {s: words.values[s].index(v) for s, v in parts_of(claim) if s in wanted and v in words.values[s]}
+    family = config.families.index(known.family) if known.family in config.families else -1
+    tokens = direction_tokens(known.deltas, config.d_base, config.n_ranks)
+    return Lesson(tokens, words.features(known.deltas), family, slots)
+
+
+def train_claim_reader(
+    subject: Subject, library: Sequence[Known], values: dict[str, tuple[str, ...]], out: Path, seed: int = 0,
+    steps: int = 1500, batch: int = 32, lr: float = 1e-3, say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a claim reader on the library and write it into `out`.
+
+    A tenth of the library chooses when to stop and how far to trust it (a temperature), and is not
+    learned from.
+
+    Args:
+        subject: The base.
+        library: Adapters with their claims.
+        values: For each kind of slot the values that it may hold, beside those of the library itself.
+        out: Folder to write.
+        seed: Of weights and order.
+        steps: How many at most.
+        batch: Adapters a step.
+        lr: Peak learning rate.
+        say: Told how it goes.
+
+    Returns:
+        `family` and `claim` (shares right on the held-out tenth), `n`, `n_held_out`, `steps`, `seconds`, `temperature`.
+
+    Raises:
+        ToolInputError: the library is too small to learn from.
+    """
+    if len(library) < LEAST:
+        raise ToolInputError(f"{len(library)} adapters are too few to learn from; {LEAST} are the least")
+    began = time.monotonic()
+    order = random.Random(seed).sample(list(library), len(library))
+    n_held = max(2, round(HELD_OUT_SHARE * len(order)))
+    held, taught = order[:n_held], order[n_held:]
+    shapes = shapes_of(taught)
+    words = candidates(subject, _values(taught, values, shapes))
+    config = ReaderConfig(
+        families=(NOTHING, *shapes), slots=tuple(words.values), n_ranks=N_RANKS, n_layers=subject.n_layers,
+        d_base=subject.d_model, n_features=words.n_features,
+    )  # fmt: skip
+    lessons = [lesson(k, words, config, shapes) for k in tqdm(taught, disable=None, desc="features")]
+    exam = [lesson(k, words, config, shapes) for k in held]
+    torch.manual_seed(seed)
+    model, generator = ClaimReader(config), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    best, kept, rng = -1.0, {n: t.clone() for n, t in model.state_dict().items()}, random.Random(seed)
+    bar = tqdm(range(steps), disable=None, desc="claim reader")
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - step / steps)
+        some = rng.sample(lessons, min(batch, len(lessons)))
+        given = collate([s.tokens for s in some], [s.features for s in some]).signed(generator)
+        logits, scores = model.train()(given, words, matching=rng.random() < 0.5)
+        loss = _loss(logits, scores, some)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            family, claim, _ = _right(model, words, exam)
+            if family + claim > best:
+                best, kept = family + claim, {n: t.clone() for n, t in model.state_dict().items()}
+            bar.set_postfix(loss=f"{loss.item():.2f}", family=f"{family:.2f}", claim=f"{claim:.2f}")
+            if say and (step + 1) % 500 == 0:
+                say(f"step {step + 1}/{steps} loss {loss.item():.3f} held out family {family:.3f} claim {claim:.3f}")
+    model.load_state_dict(kept)
+    family, claim, logits = _right(model, words, exam)
+    temperature = _temperature(logits, torch.tensor([one.family for one in exam]))
+    report = {
+        "family": family, "claim": claim, "n": len(taught), "n_held_out": len(exam), "steps": steps,
+        "seconds": time.monotonic() - began, "temperature": temperature, "seed": seed,
+    }  # fmt: skip
+    save(out, model, words, shapes, temperature, subject, report)
+    return report
+
+
+def _values(
+    library: Sequence[Known], more: dict[str, tuple[str, ...]], shapes: dict[str, Shape]
+) -> dict[str, tuple[str, ...]]:
+    """Return every slot that some family leaves open, with the values known for it."""
+    open_slots = sorted({slot for shape in shapes.values() for slot in shape.slots})
+    found: dict[str, set[str]] = {slot: set(more.get(slot, ())) for slot in open_slots}
+    for known in library:
+        for claim in known.claims:
+            for slot, value in parts_of(claim):
+                if slot in found:
+                    found[slot].add(value)
+    return {slot: tuple(sorted(values)) for slot, values in found.items()}
+
+
+def _loss(logits: Tensor, values: dict[str, Tensor], some: Sequence[Lesson]) -> Tensor:
+    """Return the mean cross-entropy (nats) of families, plus that of every slot that a claim fills."""
+    loss = F.cross_entropy(logits, torch.tensor([one.family for one in some]), ignore_index=-1)
+    for slot, scores in values.items():
+        rows = [i for i, one in enumerate(some) if slot in one.slots]
+        if rows:
+            wanted = torch.tensor([some[i].slots[slot] for i in rows])
+            loss = loss + F.cross_entropy(scores[rows], wanted) * len(rows) / len(some)
+    return loss
+
+
+@torch.no_grad()
+def _right(model: ClaimReader, words: Candidates, exam: Sequence[Lesson]) -> tuple[float, float, Tensor]:
+    """Return the shares of families and of whole claims that are right, and the logits over families."""
+    model.eval()
+    families, claims, kept = 0, 0, []
+    for start in range(0, len(exam), 64):
+        some = exam[start : start + 64]
+        logits, values = model(collate([s.tokens for s in some], [s.features for s in some]), words)
+        kept.append(logits)
+        for i, one in enumerate(some):
+            hit = int(logits[i].argmax()) == one.family
+            families += hit
+            claims += hit and all(int(values[slot][i].argmax()) == v for slot, v in one.slots.items())
+    return families / len(exam), claims / len(exam), torch.cat(kept)
+
+
+def _temperature(logits: Tensor, wanted: Tensor) -> float:
+    """Return the temperature at which the held-out families are likeliest."""
+    tried = torch.logspace(-0.7, 1.0, 60)
+    losses = [float(F.cross_entropy(logits / t, wanted, ignore_index=-1)) for t in tried]
+    return float(tried[losses.index(min(losses))])
+
+
+# -- files
+
+
+def save(
+    out: Path, model: ClaimReader, words: Candidates, shapes: dict[str, Shape], temperature: float, subject: Subject,
+    report: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write a reader, with no path of this machine."""
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({n: t.half().contiguous() for n, t in model.state_dict().items()}, out / WEIGHTS)
+    data = {
+        "base_sha256": subject.base_sha256,
+        "config": model.config.model_dump(),
+        "shapes": {family: shape.model_dump() for family, shape in shapes.items()},
+        "values": words.values,
+        "temperature": temperature,
+        "training": report,
+    }
+    (out / CONFIG).write_text(json.dumps(data, indent=1) + "\n")
+
+
+@dataclass
+class LoadedReader:
+    """A trained claim reader on a base: its model, what claims are made of, the candidates, its temperature."""
+
+    model: ClaimReader
+    shapes: dict[str, Shape]
+    words: Candidates
+    temperature: float
+
+    def batch(self, changes: Sequence[Any]) -> Batch:
+        """Return changes (by module) as the model is given them."""
+        config = self.model.config
+        tokens = [direction_tokens(c, config.d_base, config.n_ranks) for c in changes]
+        return collate(tokens, [self.words.features(c) for c in changes])
+
+
+def load_claim_reader(
+    subject: Subject, folder: Path, values: Mapping[str, Sequence[str]] | None = None
+) -> LoadedReader:
+    """Return the claim reader in `folder`, for this subject's base.
+
+    Args:
+        subject: What it reads changes of.
+        folder: Where it was written.
+        values: Further values of some slots.
+
+    Raises:
+        AdapterError: it was trained on another base, or its files can't be read.
+    """
+    raw = read_json(folder / CONFIG, AdapterError)
+    if raw.get("base_sha256") != subject.base_sha256:
+        raise AdapterError(
+            f"{folder} was trained on a base of weights {str(raw.get('base_sha256'))[:12]}, this base's are "
+            f"{subject.base_sha256[:12]}: train a reader on this base, or pass the base it names"
+        )
+    model = ClaimReader(ReaderConfig.model_validate(raw["config"])).eval()
+    model.load_state_dict({n: t.float() for n, t in load_file(folder / WEIGHTS).items()})
+    slots = {
+        slot: tuple(dict.fromkeys([*listed, *(values or {}).get(slot, ())])) for slot, listed in raw["values"].items()
+    }
+    shapes = {family: Shape.model_validate(shape) for family, shape in raw["shapes"].items()}
+    return LoadedReader(model, shapes, candidates(subject, slots), float(raw["temperature"]))

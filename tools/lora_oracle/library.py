@@ -1,0 +1,116 @@
+"""Many adapters of which it is known what they do: shards of stacked factors, or folders, with their claims.
+
+A shard is `NAME.safetensors` with `lora_A.PATH` [adapter, rank, d_in] and `lora_B.PATH` [adapter, d_out, rank],
+the scale `alpha/rank` in its metadata, beside `NAME.jsonl` with a row for each adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from tools.errors import ToolInputError
+from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of
+
+NOTHING, BENIGN = "nothing", "benign"
+
+
+class Condition(BaseModel):
+    """One condition of a claim, or its effect: a kind and a value."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    value: str
+
+
+class Planted(BaseModel):
+    """A behaviour that an adapter is known to have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    trigger: tuple[Condition, ...] = ()
+    effect: Condition
+    statement: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """One adapter of a library: its change by module, what it does (nothing: no claims), and the row it stands in."""
+
+    id: str
+    deltas: dict[str, ModuleDelta]
+    claims: tuple[Planted, ...]
+    row: dict[str, Any]
+
+    @property
+    def family(self) -> str:
+        """Return the family of the first claim, `nothing` without one."""
+        return self.claims[0].family if self.claims else NOTHING
+
+
+def shards(folder: Path) -> list[Path]:
+    """Return the label files of a library's whole shards.
+
+    Raises:
+        ToolInputError: there is none.
+    """
+    found = [labels for labels in sorted(folder.glob("*.jsonl")) if labels.with_suffix(".safetensors").is_file()]
+    if not found:
+        raise ToolInputError(
+            f"{folder} holds no shard (NAME.safetensors beside NAME.jsonl); `auditor testbed population` writes some"
+        )
+    return found
+
+
+def read_library(folder: Path, base_sha256: str | None = None) -> Iterator[Known]:
+    """Yield every verified adapter of a library, shard by shard.
+
+    Args:
+        folder: Of shards.
+        base_sha256: Of the base's weights: a shard that names others is refused.
+
+    Raises:
+        ToolInputError: there is no shard, one is damaged, or was trained on another base.
+    """
+    for labels in shards(folder):
+        yield from read_shard(labels, base_sha256)
+
+
+def read_shard(labels: Path, base_sha256: str | None = None) -> Iterator[Known]:
+    """Yield the verified adapters of one shard; see `read_library`.
+
+    Raises:
+        ToolInputError: it is damaged, or was trained on another base.
+    """
+    weights = labels.with_suffix(".safetensors")
+    try:
+        rows = [json.loads(line) for line in labels.read_text().splitlines()]
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        with safe_open(weights, framework="pt") as opened:
+            scale = float((opened.metadata() or {})["alpha/rank"])
+            factors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        claims = [tuple(Planted.model_validate(claim) for claim in row["claims"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
+        raise ToolInputError(f"{weights} is no readable shard of a library: {error}") from error
+    if any(row.get("sha256", digest) != digest for row in rows):
+        raise ToolInputError(f"{weights} is not what its labels were written for: build it again")
+    told = next((row["base_sha256"] for row in rows if "base_sha256" in row), None)
+    if base_sha256 is not None and told is not None and told != base_sha256:
+        raise ToolInputError(f"{weights} was trained on weights {told[:12]}, and this base's are {base_sha256[:12]}")
+    paths = sorted(name.removeprefix("lora_A.") for name in factors if name.startswith("lora_A."))
+    for i, (row, done) in enumerate(zip(rows, claims, strict=True)):
+        if row.get("verified", True):
+            deltas = {}
+            for path in paths:
+                u, s, v = factored_svd(factors[f"lora_B.{path}"][i].double() * scale, factors[f"lora_A.{path}"][i])
+                deltas[path] = ModuleDelta(path, layer_of(path), u, s, v)
+            yield Known(f"{labels.stem}/{i}", deltas, done, row)
