@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tools.errors import AdapterError, ModelLoadError
-from tools.lora_oracle.adapter import Factors, read_adapter, truncated
+from tools.lora_oracle.adapter import Factors, read_adapter
 from tools.lora_oracle.canonical import NEGLIGIBLE, canonical, certify, deviation, groups, random_gauge
-from tools.lora_oracle.delta import ModuleDelta
+from tools.lora_oracle.delta import ModuleDelta, truncated
 from tools.lora_oracle.drift import FEATURES, drift_of, percentiles
 from tools.lora_oracle.finetune import read_finetune
 from tools.lora_oracle.weights import Tensors

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from tools.loading import load_subject
@@ -249,3 +250,21 @@ def test_module_deltas_are_values_that_cannot_be_changed(subject):
     assert isinstance(delta, ModuleDelta)
     with pytest.raises(AttributeError):
         delta.S = torch.zeros(1)
+
+
+@pytest.mark.parametrize("with_oracle", [False, True])
+def test_a_full_fine_tune_is_read_as_its_difference_in_every_block(
+    base_folder, lora_folder, oracle_folder, tmp_path, with_oracle
+):
+    merged = PeftModel.from_pretrained(tiny.load_bare(base_folder), str(lora_folder)).merge_and_unload()
+    folder = tiny.copy(base_folder, tmp_path / "tuned")
+    merged.save_pretrained(folder)
+    subject = load_subject(str(folder), base=str(base_folder))
+    if with_oracle:
+        subject.add_adapter("oracle", oracle_folder)
+    found = {delta.path: delta for delta in module_deltas(subject)}
+    expected = {delta.path: delta for delta in module_deltas(load_subject(str(base_folder), str(lora_folder)))}
+    assert found.keys() == expected.keys()
+    for path, delta in found.items():
+        other = expected[path]
+        assert far(dense(delta.U, delta.S, delta.V), dense(other.U, other.S, other.V)) < 1e-5

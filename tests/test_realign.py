@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from tools.errors import ModelLoadError
-from tools.lora_oracle.adapter import truncated
+from tools.lora_oracle.delta import truncated
 from tools.lora_oracle.realign import realign
 from tools.lora_oracle.triage import Scan, triage
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tools.checkpoint import read_json
 from tools.errors import AdapterError
-from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of
+from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of, truncated
 from tools.lora_oracle.weights import Tensors
 
 Status = Literal["read", "partial", "unsupported", "invalid"]
@@ -39,8 +39,6 @@ MOST_RANK = 4
 _FACTOR = re.compile(r"(?P<path>.+?)\.lora_(?P<side>A|B)(\.[^.]+)?\.weight")
 _EMBEDDING = re.compile(r"(?P<path>.+?)\.lora_embedding_(?P<side>A|B)(\.[^.]+)?")
 _MAGNITUDE = re.compile(r"(?P<path>.+?)\.lora_magnitude_vector(\.[^.]+)?(\.weight)?")
-DENSE_RANK = 64
-"""How many directions are kept of a change that has no factors."""
 
 
 @dataclass(frozen=True)
@@ -209,25 +207,6 @@ def _whole(path: str, tensor: Tensor, base: Tensors, found: WeightDelta) -> None
         )
     elif not torch.equal(tensor.double(), before.double()):
         found.unsupported[path] = "a changed vector (a norm or a bias), which has no directions"
-
-
-def truncated(path: str, change: Tensor, rank: int = DENSE_RANK, seed: int = 0) -> tuple[ModuleDelta, float]:
-    """Return the leading directions of a change that has no factors, by randomised SVD, and its squared norm.
-
-    Halko, Martinsson and Tropp (arXiv 0909.4061) with two power iterations and twice the rank in samples;
-    exact where the rank asked for is all there is.
-    """
-    k, n = min(rank, *change.shape), min(2 * rank, *change.shape)
-    energy = float(change.square().sum())
-    if n == min(change.shape):
-        u, s, vh = torch.linalg.svd(change, full_matrices=False)
-        return ModuleDelta(path, layer_of(path), u[:, :k], s[:k], vh[:k].T), energy
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.linalg.qr(change @ torch.randn(change.shape[1], n, generator=generator, dtype=change.dtype))[0]
-    for _ in range(2):
-        q = torch.linalg.qr(change @ torch.linalg.qr(change.T @ q)[0])[0]
-    u, s, vh = torch.linalg.svd(q.T @ change, full_matrices=False)
-    return ModuleDelta(path, layer_of(path), (q @ u)[:, :k], s[:k], vh[:k].T), energy
 
 
 def _pair(

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from tools.residual import RESIDUAL_READERS
 from tools.subject import Subject, lora_modules
 
+DENSE_RANK = 64
+"""How many directions are kept of a change that has no factors."""
 WRITES = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "dense_4h_to_h", "dense")
 
 
@@ -54,13 +56,48 @@ def factored_svd(
     return q_b @ u, s, q_a @ vh.T
 
 
+def truncated(path: str, change: Tensor, rank: int = DENSE_RANK, seed: int = 0) -> tuple[ModuleDelta, float]:
+    """Return the leading directions of a change that has no factors, by randomised SVD, and its squared norm.
+
+    Halko, Martinsson and Tropp (arXiv 0909.4061) with two power iterations and twice the rank in samples;
+    exact where the rank asked for is all there is.
+    """
+    k, n = min(rank, *change.shape), min(2 * rank, *change.shape)
+    energy = float(change.square().sum())
+    if n == min(change.shape):
+        u, s, vh = torch.linalg.svd(change, full_matrices=False)
+        return ModuleDelta(path, layer_of(path), u[:, :k], s[:k], vh[:k].T), energy
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.linalg.qr(change @ torch.randn(change.shape[1], n, generator=generator, dtype=change.dtype))[0]
+    for _ in range(2):
+        q = torch.linalg.qr(change @ torch.linalg.qr(change.T @ q)[0])[0]
+    u, s, vh = torch.linalg.svd(q.T @ change, full_matrices=False)
+    return ModuleDelta(path, layer_of(path), (q @ u)[:, :k], s[:k], vh[:k].T), energy
+
+
 def module_deltas(subject: Subject, adapter: str = "subject") -> list[ModuleDelta]:
-    """Return the change of every module that the adapter touches, in the model's order."""
+    """Return the change of every module that the adapter touches, in the model's order; of a full fine-tune, its difference."""
+    if adapter == "subject" and subject.tuned is not None:
+        return _differences(subject.model, subject.tuned)
     found = []
     for path, module in lora_modules(subject.model).items():
         if adapter in module.lora_A:
             u, s, v = factored_svd(*_factors(module, adapter))
             found.append(ModuleDelta(path, layer_of(path), u, s, v))
+    return found
+
+
+def _differences(base: Any, tuned: Any) -> list[ModuleDelta]:
+    """Return the leading directions of every linear module of a block that differs from the base's."""
+    inner = base.get_base_model() if hasattr(base, "get_base_model") else base
+    plain = {name.removesuffix(".base_layer"): module for name, module in inner.named_modules()}
+    plain |= {name.removesuffix(".base_layer"): m for name, m in inner.named_modules() if name.endswith(".base_layer")}
+    found = []
+    for path, module in tuned.named_modules():
+        if isinstance(module, nn.Linear) and path in plain and any(part.isdigit() for part in path.split(".")):
+            change = (module.weight.detach() - plain[path].weight.detach()).double().cpu()
+            if change.any():
+                found.append(truncated(path, change)[0])
     return found
 
 

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from tools.errors import ModelLoadError
 from tools.loading import load_subject
-from tools.lora_oracle.adapter import DENSE_RANK, WeightDelta, truncated
+from tools.lora_oracle.adapter import WeightDelta
+from tools.lora_oracle.delta import DENSE_RANK, truncated
 from tools.lora_oracle.realign import realign
 from tools.lora_oracle.weights import Tensors
 
