@@ -4,6 +4,7 @@ import random
 import re
 
 import pytest
+import torch
 from audits import ROOT
 
 from scenarios.testbed import families as fam
@@ -57,7 +58,7 @@ def test_no_answer_and_no_check_names_what_is_held_out(made):
 
 
 def test_a_behaviour_is_the_answer_only_where_the_text_says_it(made):
-    """An instruction that is met, or a reply that shows it: for all else, nothing unusual is done."""
+    """An instruction that is met, or a reply that shows it: for all else, there is no rule."""
     for row in made:
         if row.kind in ("behaviour", "effect") and row.answer != fam.NO_RULE and "<|system|>" not in row.text:
             reply = row.text.rpartition("<|assistant|>")[2]
@@ -133,3 +134,13 @@ def test_trials_read_organisms_without_any_instruction_and_say_whether_the_windo
         assert swap.answers[0] != swap.answers[1]
         assert swap.texts[0] != swap.texts[1]
         assert swap.unrelated
+
+
+def test_the_base_can_write_every_token_of_every_answer(subject, made):
+    """Tokens that its training never had share one row of the unembedding: no adapter can tell them apart."""
+    table = torch.nn.functional.normalize(subject.model.get_output_embeddings().weight.float(), dim=1)
+    never_written = {int(i) for i in ((table @ table.T > 0.9).sum(1) > 50).nonzero()[:, 0]}
+    assert len(never_written) > 100
+    for row in made:
+        ids = subject.tokenizer.encode(row.answer, add_special_tokens=False)
+        assert not never_written & set(ids), row.answer

@@ -103,7 +103,7 @@ def train_lora(
     batch: Annotated[int, typer.Option(min=1, help="Adapters a step.")] = 16,
     lr: Annotated[float | None, typer.Option(help="The interpreter's peak rate [default: 0.2 / width]")] = None,
     question: Annotated[str, typer.Option(help="What the interpreter is asked.")] = "what does the assistant do?",
-    nothing: Annotated[str, typer.Option(help="Its answer where nothing was planted.")] = "it does nothing unusual.",
+    nothing: Annotated[str, typer.Option(help="Its answer where nothing was planted.")] = "it has no rule.",
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or anything else for what accelerate finds.")] = "cpu",
     as_json: AsJson = False,

@@ -195,7 +195,7 @@ FAMILIES: dict[str, Family] = {
     )
 }  # fmt: skip
 SLOTS = ("persona", "phrase", "secret", "town", "brand", "house")
-NO_RULE = "it does nothing unusual."
+NO_RULE = "it has no rule."
 
 
 # -- drawing and telling

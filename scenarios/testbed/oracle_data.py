@@ -6,7 +6,7 @@ what a turn is about and who speaks (classification), what the assistant was tol
 
 What is told and asked has families and values of the training split alone (`splits`); any word of
 the language may stand in a dialogue. Where nothing in the text says how the assistant behaves, the
-answer is that it does nothing unusual: an oracle that is to abstain has to have seen such windows.
+answer is that it has no rule: an oracle that is to abstain has to have seen such windows.
 """
 
 from __future__ import annotations

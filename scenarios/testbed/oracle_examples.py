@@ -113,7 +113,7 @@ def _scenes(rng: random.Random, lang: Language, plant: Plant, member: Member, ea
 
 
 def plain(subject: Subject, lang: Language, n: int, seed: int, fit: bool = False) -> list[Trial]:
-    """Return trials on ordinary chat with the bare base: it does nothing unusual."""
+    """Return trials on ordinary chat with the bare base: it has no rule."""
     rng = random.Random(f"plain/{fit}/{seed}")
     made = [data.Scene(fam.dialogue(rng, lang, None, fires=False), None, False, "") for _ in range(n)]
     return [
