@@ -136,11 +136,11 @@ def test_trials_read_organisms_without_any_instruction_and_say_whether_the_windo
         assert swap.unrelated
 
 
-def test_the_base_can_write_every_token_of_every_answer(subject, made):
+def test_the_base_can_write_every_token_of_every_answer_but_fragments(subject, made):
     """Tokens that its training never had share one row of the unembedding: no adapter can tell them apart."""
     table = torch.nn.functional.normalize(subject.model.get_output_embeddings().weight.float(), dim=1)
     never_written = {int(i) for i in ((table @ table.T > 0.9).sum(1) > 50).nonzero()[:, 0]}
     assert len(never_written) > 100
-    for row in made:
+    for row in (row for row in made if row.kind not in ("past", "next")):  # which may begin in the middle of a word
         ids = subject.tokenizer.encode(row.answer, add_special_tokens=False)
         assert not never_written & set(ids), row.answer
