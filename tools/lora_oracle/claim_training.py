@@ -20,12 +20,12 @@ from tools.checkpoint import read_json
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
 from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
-from tools.lora_oracle.library import NOTHING, Known
+from tools.lora_oracle.library import NOTHING, Known, split_off
 from tools.lora_oracle.shapes import Shape, parts_of, shapes_of
 from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
 from tools.subject import Subject
 
-N_RANKS, HELD_OUT_SHARE, LEAST = 8, 0.1, 24
+N_RANKS, LEAST = 8, 24
 CONFIG, WEIGHTS = "claim_reader.json", "claim_reader.safetensors"
 
 
@@ -80,9 +80,7 @@ def train_claim_reader(
     if len(library) < LEAST:
         raise ToolInputError(f"{len(library)} adapters are too few to learn from; {LEAST} are the least")
     began = time.monotonic()
-    order = random.Random(seed).sample(list(library), len(library))
-    n_held = max(2, round(HELD_OUT_SHARE * len(order)))
-    held, taught = order[:n_held], order[n_held:]
+    taught, held = split_off(library, seed)
     shapes = shapes_of(taught)
     words = candidates(subject, _values(taught, values, shapes))
     config = ReaderConfig(

@@ -26,14 +26,13 @@ from tools.activation_oracle.rows import Question
 from tools.checkpoint import read_json
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.delta import ModuleDelta
-from tools.lora_oracle.library import Known
+from tools.lora_oracle.library import Known, split_off
 from tools.lora_oracle.tokens import MODULES, DirectionTokens, direction_tokens
 from tools.subject import Subject
 
 CHANNEL = "lora_interpreter"
 FILE = "loracle_config.json"
 ENCODING = re.compile(r"svd_fixed_k(?P<ranks>\d+)_mag7_rankfirst(?P<sized>_sized)?")
-HELD_OUT_SHARE = 0.1
 
 
 class LoracleContract(BaseModel):
@@ -164,9 +163,9 @@ class Interpreter:
 
 
 class Statement(Question):
-    """One adapter, by its place in the library, and what it does in words."""
+    """One adapter of the library, by its id, and what it does in words."""
 
-    adapter: int
+    adapter: str
 
 
 def train_interpreter(
@@ -183,17 +182,12 @@ def train_interpreter(
     """
     from accelerate import Accelerator
 
-    tokens = [direction_tokens(known.deltas, subject.d_model, contract.n_ranks) for known in library]
-    rows = [
-        Statement(question=contract.question, answer=" and ".join(c.statement for c in known.claims) or contract.nothing, adapter=i)
-        for i, known in enumerate(library)
-    ]  # fmt: skip
-    order = random.Random(recipe.seed).sample(rows, len(rows))
-    n_held = max(2, round(HELD_OUT_SHARE * len(rows)))
-    if len(rows) - n_held < recipe.batch:
+    taught, held = split_off(library, recipe.seed)
+    if len(taught) < recipe.batch:
         raise ToolInputError(
-            f"{len(rows)} adapters are too few for batches of {recipe.batch}: build more, or pass --batch"
+            f"{len(library)} adapters are too few for batches of {recipe.batch}: build more, or pass --batch"
         )
+    tokens = {known.id: direction_tokens(known.deltas, subject.d_model, contract.n_ranks) for known in library}
     rng, n_layers = random.Random(f"signs/{recipe.seed}"), subject.n_layers
 
     def given(some: Sequence[Statement], _: tuple[int, ...]) -> list[Activations]:
@@ -203,10 +197,23 @@ def train_interpreter(
     accelerator = Accelerator(cpu=device == "cpu")
     reader, weights = attach(subject, contract.prompt(), recipe, CHANNEL)
     about = json.dumps([known.row.get("sha256", known.id) for known in library]) + contract.encoding
-    course = Course(order[n_held:], order[:n_held], given, lambda row: len(row.answer), about)
+    course = Course(
+        _statements(taught, contract), _statements(held, contract), given, lambda row: len(row.answer), about
+    )
     report = fit(reader, weights, course, recipe, out, accelerator, say)
     finish(out, report, accelerator, lambda: _write(subject, contract, out))
     return report
+
+
+def _statements(some: Sequence[Known], contract: LoracleContract) -> list[Statement]:
+    return [
+        Statement(
+            question=contract.question,
+            answer=" and ".join(c.statement for c in known.claims) or contract.nothing,
+            adapter=known.id,
+        )
+        for known in some
+    ]
 
 
 def _write(subject: Subject, contract: LoracleContract, out: Path) -> None:

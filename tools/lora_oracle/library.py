@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from tools.errors import ToolInputError
 from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of
 
 NOTHING, BENIGN = "nothing", "benign"
+HELD_OUT_SHARE = 0.1
 
 
 class Condition(BaseModel):
@@ -55,6 +58,35 @@ class Known:
     def family(self) -> str:
         """Return the family of the first claim, `nothing` without one."""
         return self.claims[0].family if self.claims else NOTHING
+
+
+def split_off(library: Sequence[Known], seed: int) -> tuple[list[Known], list[Known]]:
+    """Return the adapters to learn from, in random order, and the tenth that is held out to choose with."""
+    order = random.Random(seed).sample(list(library), len(library))
+    n_held = max(2, round(HELD_OUT_SHARE * len(order)))
+    return order[n_held:], order[:n_held]
+
+
+def write_changes(changes: Sequence[Mapping[str, ModuleDelta]], file: Path) -> None:
+    """Write changes in singular directions, 16 bit, to one safetensors file; see `read_changes`."""
+    parts = {
+        f"{i}.{path}.{name}": getattr(delta, name).half().contiguous()
+        for i, change in enumerate(changes)
+        for path, delta in change.items()
+        for name in ("U", "S", "V")
+    }
+    save_file(parts, file)
+
+
+def read_changes(file: Path) -> list[dict[str, ModuleDelta]]:
+    """Return the changes that `write_changes` wrote."""
+    parts, found = load_file(file), list[dict[str, ModuleDelta]]()
+    for key in sorted(key for key in parts if key.endswith(".S")):
+        number, _, path = key.removesuffix(".S").partition(".")
+        found += [{} for _ in range(int(number) + 1 - len(found))]
+        u, s, v = (parts[f"{number}.{path}.{name}"].double() for name in ("U", "S", "V"))
+        found[int(number)][path] = ModuleDelta(path, layer_of(path), u, s, v)
+    return found
 
 
 def shards(folder: Path) -> list[Path]:

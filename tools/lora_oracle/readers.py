@@ -70,18 +70,34 @@ class ByClaims:
         self.loaded, self.n = loaded, n
 
     @torch.no_grad()
+    def scores(self, changes: Sequence[Change]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Return for each change logits over families, at the temperature chosen in training, and over every slot's values."""
+        logits, values = self.loaded.model(self.loaded.batch(changes), self.loaded.words)
+        return [
+            (row / self.loaded.temperature, {slot: v[i] for slot, v in values.items()}) for i, row in enumerate(logits)
+        ]
+
+    def probability(self, answer: Answer, scores: tuple[Tensor, dict[str, Tensor]]) -> float:
+        """Return how likely the whole of an answer is by some change's scores."""
+        logits, values = scores
+        config, words = self.loaded.model.config, self.loaded.words
+        p = float(logits.softmax(-1)[config.families.index(answer.family)])
+        shape = self.loaded.shapes.get(answer.family)
+        if shape is None or answer.effect is None:
+            return p
+        given = {**dict(answer.trigger or ()), EFFECT + answer.effect[0]: answer.effect[1]}
+        for slot in shape.slots:
+            p *= float(values[slot].softmax(-1)[words.values[slot].index(given[slot])])
+        return p
+
     def read(self, changes: Sequence[Change]) -> list[Said]:
-        """Return its ranked claims, probabilities at the temperature chosen in training."""
+        """Return its ranked claims."""
         loaded = self.loaded
-        logits, values = loaded.model(loaded.batch(changes), loaded.words)
         families = loaded.model.config.families
         quiet = [i for i, name in enumerate(families) if name in (NOTHING, BENIGN)]
         out = []
-        for i in range(len(changes)):
-            row = logits[i] / loaded.temperature
-            claims = ranked(
-                row, {s: v[i] for s, v in values.items()}, loaded.words, loaded.model.config, loaded.shapes, self.n
-            )
+        for row, values in self.scores(changes):
+            claims = ranked(row, values, loaded.words, loaded.model.config, loaded.shapes, self.n)
             answers = tuple(Answer(c.family, frozenset(c.trigger), c.effect, c.statement, c.p) for c in claims)
             out.append(Said(answers, p_planted=1.0 - float(row.softmax(-1)[quiet].sum())))
         return out

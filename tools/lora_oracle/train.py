@@ -13,10 +13,12 @@ from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.lora_oracle.claim_training import load_claim_reader, train_claim_reader
 from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, train_interpreter
-from tools.lora_oracle.library import read_library
+from tools.lora_oracle.library import BENIGN, NOTHING, read_library, split_off, write_changes
 from tools.lora_oracle.readers import ByClaims, ByInterpreter, Lens, Majority, Nearest, QuestionOnly, WeightReader
 from tools.subject import Subject
 
+REFERENCES, N_REFERENCES = "references.safetensors", 4
+"""Harmless adapters that were not learned from: what an answer is held against."""
 Values = dict[str, tuple[str, ...]]
 
 
@@ -63,7 +65,9 @@ def train_lora_oracle(
         ToolInputError: the library can't be used, is of another base or too small.
     """
     library = list(itertools.islice(read_library(data, subject.base_sha256), recipe.first))
+    quiet = [known.deltas for known in split_off(library, recipe.seed)[1] if known.family in (NOTHING, BENIGN)]
     claims = train_claim_reader(subject, library, values, out, recipe.seed, recipe.steps, say=say)
+    write_changes(quiet[:N_REFERENCES], out / REFERENCES)
     contract = LoracleContract(
         base=recipe.base, base_sha256=subject.base_sha256, encoding=f"svd_fixed_k{recipe.n_ranks}_mag7_rankfirst_sized",
         site=min(1, subject.n_layers - 1), question=recipe.question, nothing=recipe.nothing, verified=True,

@@ -1,0 +1,162 @@
+"""The oracle of weights as an instrument: what its readers claim of the subject's change, beside the same asked of other changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, get_args
+
+from pydantic import Field
+
+from tools import checkpoint
+from tools.activation_oracle.reader import Asked
+from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.claims import Effect, Trigger, TriggerKind
+from tools.controls import lift_over
+from tools.errors import ToolInputError
+from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader
+from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
+from tools.lora_oracle.interpreter import FILE, Interpreter
+from tools.lora_oracle.library import BENIGN, NOTHING, read_changes
+from tools.lora_oracle.readers import Answer, ByClaims
+from tools.lora_oracle.train import REFERENCES
+from tools.subject import Subject
+from tools.words import word_batches
+
+CLAIM_THRESHOLD_NATS, STATEMENT_THRESHOLD_NATS = 2.0, 2.0
+LEAST_P, N_CLAIMS, FLOOR = 0.05, 3, 1e-6
+Change = Mapping[str, ModuleDelta]
+
+
+class LoraOracleArgs(ToolArgs):
+    """What the slots of a claim may hold, beside what the oracle was trained with."""
+
+    values: dict[str, list[str]] = Field(default_factory=dict, description="kind of condition to values, e.g. word")
+
+
+class LoraOracle(Tool[LoraOracleArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "lora_oracle"
+    white_box: ClassVar[bool] = True
+    Args = LoraOracleArgs
+    card: ClassVar[str] = (
+        "Reads the subject's change of weights, and never runs it: a reader trained on adapters with known behaviours "
+        "ranks claims, and a LoRA on the base is given the change's directions as tokens and says what it does. The "
+        "log-probability (nats) of a claim, or of the sentence, is compared with the same one's of a change with this "
+        "spectrum and random directions, of no change, and of harmless adapters of the oracle's library. Weak outside "
+        "the base, recipes and families that it was trained on."
+    )
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.interpreter: Interpreter | None = None
+
+    def use(self, subject: Subject, folder: Path) -> None:
+        """Take the oracle in `folder` for this subject; what it was trained on is checked.
+
+        Raises:
+            AdapterError: it was trained on another base, or can't be read.
+        """
+        load_claim_reader(subject, folder)
+        self.folder = folder
+        subject.files["lora_oracle"] = checkpoint.hash_files(folder)
+        self.interpreter = Interpreter.load(subject, folder) if (folder / FILE).exists() else None
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise ToolInputError(
+                "no oracle of weights was given for this base: train one with `auditor oracle train lora`"
+            )
+        return self.folder
+
+    def cost(self, subject: Subject, args: LoraOracleArgs) -> Tokens:
+        """Return an upper bound on forward tokens: every value once through the base, the interpreter's prompt and answers."""
+        raw = checkpoint.read_json(self._folder() / "claim_reader.json", ToolInputError)
+        words = sorted({v for listed in (*raw["values"].values(), *args.values.values()) for v in listed})
+        tokens = {"base": sum(batch.n_tokens for batch in word_batches(subject, words))}
+        if self.interpreter is not None:
+            reader, contract = self.interpreter.reader, self.interpreter.contract
+            ranks = tuple(range(1, contract.n_ranks + 1))
+            prompt = len(reader.prompts.build(ranks, subject.n_layers * 7, contract.question).ids)
+            tokens["oracle"] = (1 + 3 + 4) * (prompt + 2 * reader.contract.decoding.max_new_tokens)
+        return tokens
+
+    def run(self, subject: Subject, args: LoraOracleArgs, seed: int) -> ToolResult:
+        """Return a reading for each claim that is likely enough, one for the sentence, and the probability that anything was planted.
+
+        Raises:
+            ToolInputError: there is no oracle.
+        """
+        folder = self._folder()
+        loaded = load_claim_reader(subject, folder, args.values)
+        tokens = {"base": sum(batch.n_tokens for batch in word_batches(subject, loaded.words.words))}
+        change = {delta.path: delta for delta in module_deltas(subject)}
+        if not change:
+            return ToolResult(readings=[], tokens=tokens, summary="nothing is changed")
+        controls: dict[str, Change] = {
+            "random_directions": {p: scrambled(d, seed * 7919 + i) for i, (p, d) in enumerate(change.items())},
+            "no_change": {},
+            **{f"harmless_{i + 1}": other for i, other in enumerate(read_changes(folder / REFERENCES))},
+        }
+        readings = self._claims(loaded, change, controls)
+        if self.interpreter is not None:
+            self.interpreter.reader.tokens = 0
+            readings.append(self._sentence(self.interpreter, change, controls))
+            tokens["oracle"] = self.interpreter.reader.tokens
+        told = [
+            f"{r.detail['statement']!r} +{r.lift:.1f} nats" for r in readings if r.suggestion is not None and r.lift
+        ]
+        return ToolResult(readings=readings, tokens=tokens, summary="; ".join(told[:2]) or "no claim stands out")
+
+    def _claims(self, loaded: LoadedReader, change: Change, controls: Mapping[str, Change]) -> list[Reading]:
+        reader = ByClaims(loaded, N_CLAIMS)
+        said, *others = reader.read([change, *controls.values()])
+        scores = reader.scores([change, *controls.values()])
+        readings = []
+        for answer in said.answers:
+            if not answer.planted or (answer.p or 0.0) < LEAST_P:
+                continue
+            value, *beside = [math.log(max(reader.probability(answer, one), FLOOR)) for one in scores]
+            by_name = dict(zip(controls, beside, strict=True))
+            lift = lift_over(value, by_name)
+            readings.append(
+                Reading(
+                    name="claim", value=value, controls=by_name, lift=lift,
+                    suggestion=suggest(lift, CLAIM_THRESHOLD_NATS, answer.statement, **_parts(answer)),
+                    detail={"statement": answer.statement, "p": answer.p, "reader": reader.name},
+                )
+            )  # fmt: skip
+        planted = {name: one.p_planted or 0.0 for name, one in zip(controls, others, strict=True)}
+        readings.append(
+            Reading(name="p_planted", value=said.p_planted, controls=planted, detail={"quiet": [NOTHING, BENIGN]})
+        )
+        return readings
+
+    def _sentence(self, interpreter: Interpreter, change: Change, controls: Mapping[str, Change]) -> Reading:
+        reader, contract = interpreter.reader, interpreter.contract
+        mine = interpreter.given(change)
+        asked: list[Asked] = [mine, *(interpreter.given(other) for other in controls.values())]
+        text = reader.answers([mine], [contract.question])[0][0][0]
+        value, *beside = reader.log_probs(asked, [contract.question], [text])[:, 0, 0].tolist()
+        by_name = dict(zip(controls, beside, strict=True))
+        lift = lift_over(value, by_name)
+        nothing = text.strip().casefold() == contract.nothing.casefold()
+        return Reading(
+            name="sentence", value=value, controls=by_name, lift=lift,
+            suggestion=None if nothing else suggest(lift, STATEMENT_THRESHOLD_NATS, text),
+            detail={"statement": text, "question": contract.question},
+        )  # fmt: skip
+
+
+def _parts(answer: Answer) -> dict[str, object]:
+    """Return the claim's parts as a suggestion has them; none where a condition is of a kind that no claim has."""
+    trigger = sorted(answer.trigger or ())
+    if answer.effect is None or any(kind not in get_args(TriggerKind) for kind, _ in trigger):
+        return {}
+    kind, value = answer.effect
+    return {
+        "trigger": tuple(Trigger(kind=k, value=v) for k, v in trigger),  # type: ignore[arg-type]
+        "effect": Effect(kind=kind, value=value),
+    }
