@@ -2,8 +2,9 @@
 
 The order of directions and their signs carry nothing, so the encoder is permutation-invariant and is
 trained with random signs. What fills a slot is chosen among candidates by two scores added up: one
-from a candidate's own lens features, in the light of what the encoder saw, and one from its embedding.
-Neither has a weight for any single value, so values never trained on can be named.
+from a candidate's own lens features, in the light of what the encoder saw, and, for a value that was
+taught, one from its embedding. In training that second one is left out for a part of the values, so
+that values never trained on can be named beside the others.
 """
 
 from __future__ import annotations
@@ -103,14 +104,15 @@ class ClaimReader(nn.Module):
         self.match = nn.ModuleList(nn.Linear(width, 32) for _ in config.slots)
 
     def forward(
-        self, batch: Batch, known: Candidates, matching: bool = True
+        self, batch: Batch, known: Candidates, matched: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "batch family"], dict[str, Tensor]]:
         """Return logits over families, and for each slot over its candidates, [batch, value].
 
         Args:
             batch: The changes.
             known: Candidates of every slot.
-            matching: Whether embeddings count; without, lens features decide alone.
+            matched: For each slot which values' embeddings count, 1 or 0; of a value that was never
+                taught they say nothing, and its lens features stand alone.
         """
         scaled = torch.stack([batch.strength.clamp_min(1e-6).log() / 4, batch.strength], dim=-1)
         rank, layer, module = batch.places.unbind(-1)
@@ -132,9 +134,7 @@ class ClaimReader(nn.Module):
             rows, context = known.rows(slot), found[:, 1 + i]
             part = self.by_features[i](batch.features[:, rows] / 5) + self.by_context[i](context)[:, None]
             scores = self.score[i](torch.relu(part))[..., 0]
-            if matching:
-                scores = scores + self.match[i](context) @ table[rows].T / math.sqrt(32)
-            values[slot] = scores
+            values[slot] = scores + self.match[i](context) @ table[rows].T / math.sqrt(32) * matched[slot]
         logits: Tensor = self.family(found[:, 0])
         return logits, values
 

@@ -26,6 +26,8 @@ from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
 from tools.subject import Subject
 
 N_RANKS, LEAST = 8, 24
+KEPT = 0.6
+"""Share of the taught values whose embeddings count in one step of training."""
 CONFIG, WEIGHTS = "claim_reader.json", "claim_reader.safetensors"
 
 
@@ -89,6 +91,11 @@ def train_claim_reader(
     )  # fmt: skip
     lessons = [lesson(k, words, config, shapes) for k in tqdm(taught, disable=None, desc="features")]
     exam = [lesson(k, words, config, shapes) for k in held]
+    learned = {
+        slot: sorted({v for k in taught for c in k.claims for s, v in parts_of(c) if s == slot})
+        for slot in words.values
+    }
+    matched = matched_values(words, learned)
     torch.manual_seed(seed)
     model, generator = ClaimReader(config), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
@@ -99,28 +106,37 @@ def train_claim_reader(
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - step / steps)
         some = rng.sample(lessons, min(batch, len(lessons)))
         given = collate([s.tokens for s in some], [s.features for s in some]).signed(generator)
-        logits, scores = model.train()(given, words, matching=rng.random() < 0.5)
+        kept_in = {slot: m * (torch.rand(m.shape, generator=generator) < KEPT) for slot, m in matched.items()}
+        logits, scores = model.train()(given, words, kept_in)
         loss = _loss(logits, scores, some)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            family, claim, _ = _right(model, words, exam)
+            family, claim, _ = _right(model, words, matched, exam)
             if family + claim > best:
                 best, kept = family + claim, {n: t.clone() for n, t in model.state_dict().items()}
             bar.set_postfix(loss=f"{loss.item():.2f}", family=f"{family:.2f}", claim=f"{claim:.2f}")
             if say and (step + 1) % 500 == 0:
                 say(f"step {step + 1}/{steps} loss {loss.item():.3f} held out family {family:.3f} claim {claim:.3f}")
     model.load_state_dict(kept)
-    family, claim, logits = _right(model, words, exam)
+    family, claim, logits = _right(model, words, matched, exam)
     temperature = _temperature(logits, torch.tensor([one.family for one in exam]))
     report = {
         "family": family, "claim": claim, "n": len(taught), "n_held_out": len(exam), "steps": steps,
         "seconds": time.monotonic() - began, "temperature": temperature, "seed": seed,
     }  # fmt: skip
-    save(out, model, words, shapes, temperature, subject, report)
+    save(out, model, words, shapes, learned, temperature, subject, report)
     return report
+
+
+def matched_values(words: Candidates, learned: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Return for each slot which of its values some claim that was taught holds, 1 or 0."""
+    return {
+        slot: torch.tensor([float(value in set(learned[slot])) for value in listed])
+        for slot, listed in words.values.items()
+    }
 
 
 def _values(
@@ -149,13 +165,15 @@ def _loss(logits: Tensor, values: dict[str, Tensor], some: Sequence[Lesson]) -> 
 
 
 @torch.no_grad()
-def _right(model: ClaimReader, words: Candidates, exam: Sequence[Lesson]) -> tuple[float, float, Tensor]:
+def _right(
+    model: ClaimReader, words: Candidates, matched: Mapping[str, Tensor], exam: Sequence[Lesson]
+) -> tuple[float, float, Tensor]:
     """Return the shares of families and of whole claims that are right, and the logits over families."""
     model.eval()
     families, claims, kept = 0, 0, []
     for start in range(0, len(exam), 64):
         some = exam[start : start + 64]
-        logits, values = model(collate([s.tokens for s in some], [s.features for s in some]), words)
+        logits, values = model(collate([s.tokens for s in some], [s.features for s in some]), words, matched)
         kept.append(logits)
         for i, one in enumerate(some):
             hit = int(logits[i].argmax()) == one.family
@@ -175,8 +193,8 @@ def _temperature(logits: Tensor, wanted: Tensor) -> float:
 
 
 def save(
-    out: Path, model: ClaimReader, words: Candidates, shapes: dict[str, Shape], temperature: float, subject: Subject,
-    report: dict[str, Any],
+    out: Path, model: ClaimReader, words: Candidates, shapes: dict[str, Shape], learned: dict[str, list[str]],
+    temperature: float, subject: Subject, report: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write a reader, with no path of this machine."""
     out.mkdir(parents=True, exist_ok=True)
@@ -186,6 +204,7 @@ def save(
         "config": model.config.model_dump(),
         "shapes": {family: shape.model_dump() for family, shape in shapes.items()},
         "values": words.values,
+        "learned": learned,
         "temperature": temperature,
         "training": report,
     }
@@ -194,11 +213,12 @@ def save(
 
 @dataclass
 class LoadedReader:
-    """A trained claim reader on a base: its model, what claims are made of, the candidates, its temperature."""
+    """A trained claim reader on a base: what claims are made of, the candidates and which were taught, its temperature."""
 
     model: ClaimReader
     shapes: dict[str, Shape]
     words: Candidates
+    matched: dict[str, Tensor]
     temperature: float
 
     def batch(self, changes: Sequence[Any]) -> Batch:
@@ -233,4 +253,5 @@ def load_claim_reader(
         slot: tuple(dict.fromkeys([*listed, *(values or {}).get(slot, ())])) for slot, listed in raw["values"].items()
     }
     shapes = {family: Shape.model_validate(shape) for family, shape in raw["shapes"].items()}
-    return LoadedReader(model, shapes, candidates(subject, slots), float(raw["temperature"]))
+    words = candidates(subject, slots)
+    return LoadedReader(model, shapes, words, matched_values(words, raw["learned"]), float(raw["temperature"]))

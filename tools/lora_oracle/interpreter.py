@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -64,7 +64,7 @@ class LoracleContract(BaseModel):
     verified: bool = False
 
     @model_validator(mode="after")
-    def _is_known(self) -> Self:
+    def _is_known(self) -> LoracleContract:
         if not ENCODING.fullmatch(self.encoding):
             raise ValueError(f"unknown encoding {self.encoding!r}: svd_fixed_kK_mag7_rankfirst, with _sized or without")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class Said:
     p_planted: float | None = None
 
 
+@runtime_checkable
 class WeightReader(Protocol):
     """Reads changes of one base's weights."""
 
@@ -72,7 +73,7 @@ class ByClaims:
     @torch.no_grad()
     def scores(self, changes: Sequence[Change]) -> list[tuple[Tensor, dict[str, Tensor]]]:
         """Return for each change logits over families, at the temperature chosen in training, and over every slot's values."""
-        logits, values = self.loaded.model(self.loaded.batch(changes), self.loaded.words)
+        logits, values = self.loaded.model(self.loaded.batch(changes), self.loaded.words, self.loaded.matched)
         return [
             (row / self.loaded.temperature, {slot: v[i] for slot, v in values.items()}) for i, row in enumerate(logits)
         ]
