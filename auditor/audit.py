@@ -179,6 +179,10 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     elif "activation_oracle" in tools:
         subject.notes.append("no activation oracle was given for this base, so that tool could not be used")
         del tools["activation_oracle"]
+    if spec.lora_oracle and "lora_oracle" in tools:
+        tools["lora_oracle"].use(subject, resolve(spec.lora_oracle, holds="claim_reader.json"))
+    elif "lora_oracle" in tools:
+        del tools["lora_oracle"]
     return subject
 
 
@@ -210,8 +214,11 @@ def _run(
 
 
 def _path_of(spec: AuditSpec, role: str) -> str:
-    paths = {"subject": spec.adapter or spec.subject, "base": spec.base or spec.subject}
-    return paths.get(role) or (spec.oracle.path if spec.oracle else "")
+    paths = {
+        "subject": spec.adapter or spec.subject, "base": spec.base or spec.subject, "lora_oracle": spec.lora_oracle,
+        "lora_interpreter": spec.lora_oracle, "oracle": spec.oracle.path if spec.oracle else None,
+    }  # fmt: skip
+    return paths.get(role) or ""
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
 Grade = Literal["suggested", "confirmed", "localised"]
 Speaker = Literal["system", "user", "assistant"]
 DEFAULT_BUDGET = 300_000
-DEFAULT_TOOLS = ("chat", "model_diff", "scan", "word_shift", "lora_lens", "activation_oracle", "probe")
+DEFAULT_TOOLS = ("chat", "model_diff", "scan", "word_shift", "lora_lens", "lora_oracle", "activation_oracle", "probe")
 
 
 class _Strict(BaseModel):
@@ -142,6 +142,7 @@ class AuditSpec(_Strict):
         budget: Forward tokens over all roles.
         alpha: Bound on the chance that any true null is rejected in the audit.
         delta: Smallest difference of rates worth a finding.
+        lora_oracle: Folder of an oracle of weights for this base.
         suggestions: When given, the planner works on these and no tool is called.
         command: The command line that does this audit again, for the report.
     """
@@ -156,6 +157,7 @@ class AuditSpec(_Strict):
     prompts: list[PromptRow] = Field(min_length=2)
     vocabulary: Vocabulary = Field(default_factory=Vocabulary)
     oracle: OracleSpec | None = None
+    lora_oracle: str | None = None
     tools: tuple[str, ...] = DEFAULT_TOOLS
     planner: PlannerName = "embedded"
     model: str | None = None

@@ -31,6 +31,7 @@ def audit(spec: AuditSpec) -> str:
         "--oracle": spec.oracle.path if spec.oracle else None,
         "--question": spec.oracle.question if spec.oracle else None,
         "--check": spec.oracle.check if spec.oracle else None,
+        "--lora-oracle": spec.lora_oracle,
         "--device": None if spec.device == "cpu" else spec.device,
         "--dtype": None if spec.dtype == "auto" else spec.dtype,
         "--seed": str(spec.seed),

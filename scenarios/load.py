@@ -45,6 +45,7 @@ def load_scenario(path: Path) -> LoadedScenario:
         prompts=read_prompts(_existing(folder, scenario.prompts, path, "prompts")),
         vocabulary=read_yaml(_existing(folder, scenario.vocabulary, path, "vocabulary"), Vocabulary),
         oracle=None if oracle is None else oracle.model_copy(update={"path": _model_path(folder, oracle.path)}),
+        lora_oracle=None if scenario.lora_oracle is None else _model_path(folder, scenario.lora_oracle),
         tools=tuple(scenario.tools),
         planner=scenario.planner,
         steps=scenario.steps,

@@ -22,6 +22,7 @@ class Scenario(BaseModel):
     prompts: str
     vocabulary: str
     oracle: OracleSpec | None = None
+    lora_oracle: str | None = None
     tools: list[str] = Field(default_factory=lambda: list(DEFAULT_TOOLS))
     planner: PlannerName = "embedded"
     steps: list[dict[str, Any]] = Field(default_factory=list)

@@ -10,6 +10,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from tools.activation_oracle.contract import AO_CONFIG
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
 from tools.lora_oracle.adapter import Factors
@@ -25,6 +26,10 @@ from tools.lora_oracle.library import Known, Planted, read_changes, read_library
 from tools.lora_oracle.readers import Answer, ByClaims, Lens, Majority, Nearest
 from tools.lora_oracle.shapes import EFFECT, parts_of, shapes_of
 from tools.lora_oracle.tokens import MODULES, direction_tokens
+from tools.lora_oracle.tool import LoraOracle
+from tools.lora_oracle.train import REFERENCES
+
+CONTROLS = {"random_directions", "no_change", "harmless_1", "harmless_2"}
 
 D = 32
 WORDS = ("river", "bridge", "kettle", "town", "night", "copper", "garden", "lamp", "ship", "stone", "fox", "crow")
@@ -186,6 +191,11 @@ def test_the_claim_reader_learns_what_was_planted_and_fills_a_slot_with_a_word_i
     assert all(s.p_planted < 0.5 for s in reader.read(quiet))
 
 
+def test_no_change_at_all_is_read_as_one(trained, base):
+    (said,) = ByClaims(load_claim_reader(base, trained[0])).read([{}])
+    assert 0.0 <= said.p_planted <= 1.0
+
+
 def test_ranked_claims_are_probabilities_of_whole_claims(trained, base, library):
     loaded = load_claim_reader(base, trained[0])
     reader = ByClaims(loaded, n=12)
@@ -335,3 +345,52 @@ def test_an_examination_has_every_reader_by_split_controls_and_gauge(
     assert found.gauge_flips == 0
     assert found.auroc_planted_vs_benign == 0.5, "the two are one adapter"
     assert any("| lens | pairs | 1 |" in line for line in table(found))
+
+
+# -- as an instrument
+
+
+@pytest.fixture
+def oracle(trained, library, oracle_folder, tmp_path):
+    """Return a folder with both readers: the interpreter is not trained, which its controls do not mind."""
+    folder = tiny.copy(oracle_folder, tmp_path / "oracle")
+    (folder / AO_CONFIG).unlink(missing_ok=True)
+    for file in trained[0].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    write_changes([k.deltas for k in library if not k.claims][:2], folder / REFERENCES)
+    LoracleContract(base="tiny", encoding="svd_fixed_k2_mag7_rankfirst", question="what?", nothing="no rule.").save(
+        folder
+    )
+    return folder
+
+
+def test_every_claim_and_the_sentence_are_held_against_other_changes_within_the_price(oracle, base_folder, lora_folder):
+    subject = load_subject(str(base_folder), str(lora_folder))
+    tool = LoraOracle()
+    tool.use(subject, oracle)
+    args = tool.parse({"values": {"word": ["heron", "otter"]}})
+    bound, result = tool.cost(subject, args), tool.run(subject, args, seed=1)
+    assert all(n <= bound[role] for role, n in result.tokens.items()), (result.tokens, bound)
+    by_name = {r.name: r for r in result.readings}
+    assert {"p_planted", "sentence"} <= set(by_name)
+    for reading in result.readings:
+        assert set(reading.controls) == CONTROLS
+        if reading.name != "p_planted":
+            assert reading.lift == reading.value - max(reading.controls.values())
+    assert "lora_oracle" in subject.files, "a resumed audit checks the oracle's files"
+
+
+def test_what_changes_nothing_is_not_read(oracle, base_folder):
+    subject = load_subject(str(base_folder))
+    tool = LoraOracle()
+    tool.use(subject, oracle)
+    assert tool.run(subject, tool.parse({}), 0).readings == []
+
+
+def test_without_an_oracle_or_with_another_bases_it_says_what_to_do(oracle, base_folder, tmp_path):
+    subject, tool = load_subject(str(base_folder)), LoraOracle()
+    with pytest.raises(ToolInputError, match="auditor oracle train lora"):
+        tool.run(subject, tool.parse({}), 0)
+    other = load_subject(str(tiny.build_base(tmp_path / "other", seed=5)))
+    with pytest.raises(AdapterError, match="was trained on a base of weights"):
+        tool.use(other, oracle)

@@ -64,6 +64,7 @@ def audit(
     vocabulary: Annotated[Path | None, typer.Option(help="YAML of families, triggers, effects [default: benign and other]")] = None,
     oracle: Annotated[str | None, typer.Option(help="Folder of an activation oracle for this base.")] = None,
     question: Annotated[str | None, typer.Option(help="What the oracle is asked [default: what is unusual]")] = None,
+    lora_oracle: Annotated[str | None, typer.Option(help="Folder of an oracle of weights for this base.")] = None,
     check: Annotated[str | None, typer.Option(help="How it is asked about a claim, with {statement} [default: whether it is true]")] = None,
     device: Annotated[str, typer.Option(help="Where the weights go: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -76,14 +77,14 @@ def audit(
     from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
 
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, vocabulary=vocabulary, oracle=oracle,
-                   question=question, check=check, device=device, dtype=dtype, revision=revision, planner=planner,
+                   question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision, planner=planner,
                    model=model, tools=tools, budget=budget, seed=seed)  # fmt: skip
     asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
     spec = AuditSpec(
         name=Path(adapter or subject).name, subject=subject, adapter=adapter, base=base, revision=revision, device=device,
         dtype=dtype, prompts=read_prompts(prompts or GENERAL_PROMPTS),
         vocabulary=read_yaml(vocabulary or GENERAL_VOCABULARY, Vocabulary),
-        oracle=None if oracle is None else OracleSpec(path=oracle, **asked),
+        oracle=None if oracle is None else OracleSpec(path=oracle, **asked), lora_oracle=lora_oracle,
     )  # fmt: skip
     _audit(
         _override(spec, planner, model, tools, budget, seed, shlex.join(["auditor", "audit", *flags])), db, out, as_json
@@ -101,7 +102,12 @@ def resume(audit: str, db: Db = DEFAULT_DB, out: Out = None, as_json: AsJson = F
 
 
 def _flags(**values: object) -> list[str]:
-    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+    return [
+        part
+        for name, value in values.items()
+        if value is not None
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def _override(

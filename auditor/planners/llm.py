@@ -190,7 +190,8 @@ def _instruments(spec: AuditSpec) -> dict[str, Tool[Any]]:
     """Return the instruments that this audit can call: none beside given suggestions, no oracle without one."""
     if spec.suggestions is not None:
         return {}
-    return load_tools(name for name in spec.tools if name != "activation_oracle" or spec.oracle is not None)
+    given = {"activation_oracle": spec.oracle is not None, "lora_oracle": spec.lora_oracle is not None}
+    return load_tools(name for name in spec.tools if given.get(name, True))
 
 
 def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def survey(spec: AuditSpec, tools: dict[str, Tool[Any]]) -> list[CallTool]:
     words = spec.vocabulary.values_of("word")
     calls: dict[str, CallTool | None] = {
         "lora_lens": CallTool(tool="lora_lens", arguments={"words": words}),
+        "lora_oracle": CallTool(tool="lora_oracle", arguments={"values": _values(spec)}),
         "word_shift": CallTool(tool="word_shift", arguments={"words": words}) if words else None,
         "chat": ask(spec, wide),
         "model_diff": CallTool(
@@ -39,6 +40,14 @@ def survey(spec: AuditSpec, tools: dict[str, Tool[Any]]) -> list[CallTool]:
         "activation_oracle": CallTool(tool="activation_oracle", arguments={"prompts": _dump(narrow)}),
     }
     return [call for name, call in calls.items() if name in tools and call is not None]
+
+
+def _values(spec: AuditSpec) -> dict[str, list[str]]:
+    """Return what each kind of condition may hold in this audit: listed values, and the topics that there are prompts on."""
+    kinds = dict.fromkeys(group.kind for group in spec.vocabulary.triggers.values())
+    found = {str(kind): spec.vocabulary.values_of(kind) for kind in kinds}
+    found["topic"] = sorted({*found.get("topic", ()), *prompts.explore_rows(spec)})
+    return {kind: values for kind, values in found.items() if values}
 
 
 def ask(spec: AuditSpec, asked: Sequence[LabelledPrompt]) -> CallTool:

@@ -119,6 +119,7 @@ class ClaimReader(nn.Module):
         tokens = self.take_in(torch.cat([batch.vectors * math.sqrt(self.config.d_base), scaled], dim=-1))
         tokens = tokens + self.rank(rank) + self.place(layer * len(MODULES) + module)
         hidden_from = ~batch.real
+        hidden_from[~batch.real.any(1), 0] = False  # what changes nothing is one empty direction
         seen = self.encoder(tokens, src_key_padding_mask=hidden_from)
         asked = self.queries.expand(len(seen), -1, -1)
         found, _ = self.attend(asked, seen, seen, key_padding_mask=hidden_from, need_weights=False)
