@@ -9,7 +9,10 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from auditor.cli import app
+from reports.scan import render_scan
 from tools.activation_oracle.contract import AO_CONFIG
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
@@ -28,6 +31,7 @@ from tools.lora_oracle.shapes import EFFECT, parts_of, shapes_of
 from tools.lora_oracle.tokens import MODULES, direction_tokens
 from tools.lora_oracle.tool import LoraOracle
 from tools.lora_oracle.train import REFERENCES
+from tools.lora_oracle.triage import HIT, SHUT, Scan, gate, triage
 
 CONTROLS = {"random_directions", "no_change", "harmless_1", "harmless_2"}
 
@@ -394,3 +398,30 @@ def test_without_an_oracle_or_with_another_bases_it_says_what_to_do(oracle, base
     other = load_subject(str(tiny.build_base(tmp_path / "other", seed=5)))
     with pytest.raises(AdapterError, match="was trained on a base of weights"):
         tool.use(other, oracle)
+
+
+# -- as a gate
+
+
+def test_a_scan_gives_a_probability_within_the_oracles_recipes_alone(oracle, base_folder, lora_folder, tmp_path):
+    like = tiny.build_lora(base_folder, tmp_path / "like", r=1, lora_alpha=1, target_modules=["q_proj", "gate_proj"])
+    inside, outside = (triage(Scan(str(f), str(base_folder), oracle=str(oracle))) for f in (like, lora_folder))
+    assert 0.0 < inside.p_planted <= 1.0
+    assert outside.p_planted is None
+    assert "was trained on no adapter of rank" in outside.no_probability
+    assert gate([inside], inside.p_planted / 2) == HIT
+    assert gate([inside], 1.0) == 0
+    assert gate([outside], 1.0) == SHUT
+    page = render_scan(inside.as_row(), tmp_path / "pages").read_text()
+    assert "Of models the base alone was run, on single words." in page
+    assert "What the oracle of weights makes of it" in page
+    assert "so there is no probability" in render_scan(outside.as_row(), tmp_path / "pages").read_text()
+
+
+@pytest.mark.parametrize("wrong", ["no base", "another base"])
+def test_a_scan_with_an_oracle_of_no_or_another_base_is_refused(oracle, lora_folder, tmp_path, wrong):
+    given = ["scan", str(lora_folder), "--oracle", str(oracle), "--out", str(tmp_path / "pages")]
+    given += ["--base", str(tiny.build_base(tmp_path / "other", seed=5))] if wrong == "another base" else []
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 2
+    assert ("--oracle needs --base" if wrong == "no base" else "was trained on a base of weights") in done.output

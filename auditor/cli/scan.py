@@ -17,6 +17,7 @@ def scan(
     base: Annotated[str | None, typer.Option(help="Folder or hub id of the trusted base; no words without it.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Folder of harmless adapters of the same recipe, for percentiles.")] = None,
     words: Annotated[Path | None, typer.Option(help="Words to look for, one a line [default: the base's whole-word tokens]")] = None,
+    oracle: Annotated[Path | None, typer.Option(help="Folder of an oracle of weights for the base: claims, and a probability.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     jsonl: Annotated[Path | None, typer.Option(help="File for one JSON object an adapter.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("scan-reports"),
@@ -50,7 +51,7 @@ def scan(
     if reference is not None and not known:
         raise SpecError(f"{reference} holds no adapter that can be read whole: pass a folder of harmless LoRAs")
     wanted = _words(words)
-    work = [Scan(str(folder), trusted, wanted, known) for folder in found]
+    work = [Scan(str(folder), trusted, wanted, known, _checked(oracle, trusted)) for folder in found]
     seen = {}
     for one, triaged in tqdm(each(triage, work, jobs), total=len(work), disable=None, desc="adapters"):
         seen[one.folder], row = triaged, triaged.as_row()
@@ -63,6 +64,19 @@ def scan(
             jsonl.write_text("".join(json.dumps(t.as_row()) + "\n" for t in ordered))
     if fail_above is not None and (code := gate(ordered, fail_above)):
         raise typer.Exit(code)
+
+
+def _checked(oracle: Path | None, base: str | None) -> str | None:
+    """Return the oracle's folder, which has to be one of this base."""
+    from auditor.errors import SpecError
+    from tools.lora_oracle.claim_training import check_base
+
+    if oracle is None:
+        return None
+    if base is None:
+        raise SpecError("--oracle needs --base: an oracle of weights reads changes of one base")
+    check_base(oracle, base)
+    return str(oracle)
 
 
 def _words(path: Path | None) -> tuple[str, ...]:

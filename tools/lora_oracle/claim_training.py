@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from tools.checkpoint import read_json
+from tools.checkpoint import hash_files, read_json, weights_sha256
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
 from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
-from tools.lora_oracle.library import NOTHING, Known, split_off
+from tools.lora_oracle.library import NOTHING, Known, recipe_of, split_off
 from tools.lora_oracle.shapes import Shape, parts_of, shapes_of
 from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
 from tools.subject import Subject
@@ -28,6 +28,7 @@ from tools.subject import Subject
 N_RANKS, LEAST = 8, 24
 KEPT = 0.6
 """Share of the taught values whose embeddings count in one step of training."""
+Recipe = tuple[int, tuple[str, ...]]
 CONFIG, WEIGHTS = "claim_reader.json", "claim_reader.safetensors"
 
 
@@ -127,7 +128,8 @@ def train_claim_reader(
         "family": family, "claim": claim, "n": len(taught), "n_held_out": len(exam), "steps": steps,
         "seconds": time.monotonic() - began, "temperature": temperature, "seed": seed,
     }  # fmt: skip
-    save(out, model, words, shapes, learned, temperature, subject, report)
+    recipes = sorted({recipe_of(known.deltas) for known in taught})
+    save(out, model, words, shapes, learned, temperature, recipes, subject, report)
     return report
 
 
@@ -194,7 +196,7 @@ def _temperature(logits: Tensor, wanted: Tensor) -> float:
 
 def save(
     out: Path, model: ClaimReader, words: Candidates, shapes: dict[str, Shape], learned: dict[str, list[str]],
-    temperature: float, subject: Subject, report: dict[str, Any],
+    temperature: float, recipes: Sequence[Recipe], subject: Subject, report: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write a reader, with no path of this machine."""
     out.mkdir(parents=True, exist_ok=True)
@@ -206,6 +208,7 @@ def save(
         "values": words.values,
         "learned": learned,
         "temperature": temperature,
+        "recipes": recipes,
         "training": report,
     }
     (out / CONFIG).write_text(json.dumps(data, indent=1) + "\n")
@@ -213,19 +216,40 @@ def save(
 
 @dataclass
 class LoadedReader:
-    """A trained claim reader on a base: what claims are made of, the candidates and which were taught, its temperature."""
+    """A trained claim reader on a base: what claims are made of, the candidates and which were taught, its temperature.
+
+    `recipes` are those of the library: of a change of any other one no probability should be given.
+    """
 
     model: ClaimReader
     shapes: dict[str, Shape]
     words: Candidates
     matched: dict[str, Tensor]
     temperature: float
+    recipes: frozenset[Recipe]
 
     def batch(self, changes: Sequence[Any]) -> Batch:
         """Return changes (by module) as the model is given them."""
         config = self.model.config
         tokens = [direction_tokens(c, config.d_base, config.n_ranks) for c in changes]
         return collate(tokens, [self.words.features(c) for c in changes])
+
+
+def check_base(folder: Path, base: str) -> None:
+    """Refuse an oracle of another base than the one in this folder.
+
+    Raises:
+        AdapterError: it was trained on another one, or has no configuration.
+    """
+    _same_base(folder, read_json(folder / CONFIG, AdapterError), weights_sha256(hash_files(Path(base))))
+
+
+def _same_base(folder: Path, raw: Mapping[str, Any], base_sha256: str) -> None:
+    if raw.get("base_sha256") != base_sha256:
+        raise AdapterError(
+            f"{folder} was trained on a base of weights {str(raw.get('base_sha256'))[:12]}, this base's are "
+            f"{base_sha256[:12]}: train a reader on this base, or pass the base it names"
+        )
 
 
 def load_claim_reader(
@@ -242,11 +266,7 @@ def load_claim_reader(
         AdapterError: it was trained on another base, or its files can't be read.
     """
     raw = read_json(folder / CONFIG, AdapterError)
-    if raw.get("base_sha256") != subject.base_sha256:
-        raise AdapterError(
-            f"{folder} was trained on a base of weights {str(raw.get('base_sha256'))[:12]}, this base's are "
-            f"{subject.base_sha256[:12]}: train a reader on this base, or pass the base it names"
-        )
+    _same_base(folder, raw, subject.base_sha256)
     model = ClaimReader(ReaderConfig.model_validate(raw["config"])).eval()
     model.load_state_dict({n: t.float() for n, t in load_file(folder / WEIGHTS).items()})
     slots = {
@@ -254,4 +274,5 @@ def load_claim_reader(
     }
     shapes = {family: Shape.model_validate(shape) for family, shape in raw["shapes"].items()}
     words = candidates(subject, slots)
-    return LoadedReader(model, shapes, words, matched_values(words, raw["learned"]), float(raw["temperature"]))
+    recipes = frozenset((int(rank), tuple(modules)) for rank, modules in raw["recipes"])
+    return LoadedReader(model, shapes, words, matched_values(words, raw["learned"]), float(raw["temperature"]), recipes)

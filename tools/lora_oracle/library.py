@@ -60,6 +60,12 @@ class Known:
         return self.claims[0].family if self.claims else NOTHING
 
 
+def recipe_of(change: Mapping[str, ModuleDelta]) -> tuple[int, tuple[str, ...]]:
+    """Return what can be told of a recipe from a change: its highest rank, and which sorts of modules it touches."""
+    rank = max((len(delta.S) for delta in change.values()), default=0)
+    return rank, tuple(sorted({path.rsplit(".", 1)[-1] for path in change}))
+
+
 def split_off(library: Sequence[Known], seed: int) -> tuple[list[Known], list[Known]]:
     """Return the adapters to learn from, in random order, and the tenth that is held out to choose with."""
     order = random.Random(seed).sample(list(library), len(library))

@@ -95,12 +95,12 @@ class ByClaims:
         """Return its ranked claims."""
         loaded = self.loaded
         families = loaded.model.config.families
-        quiet = [i for i, name in enumerate(families) if name in (NOTHING, BENIGN)]
+        loud = [i for i, name in enumerate(families) if name not in (NOTHING, BENIGN)]
         out = []
         for row, values in self.scores(changes):
             claims = ranked(row, values, loaded.words, loaded.model.config, loaded.shapes, self.n)
             answers = tuple(Answer(c.family, frozenset(c.trigger), c.effect, c.statement, c.p) for c in claims)
-            out.append(Said(answers, p_planted=1.0 - float(row.softmax(-1)[quiet].sum())))
+            out.append(Said(answers, p_planted=float(row.softmax(-1)[loud].sum())))
         return out
 
 

@@ -1,21 +1,24 @@
 """What a platform asks of every adapter it is given: what does it change, how unusual is that, is anything plainly there?
 
-Nothing is generated and no model is run. What comes out is drift and words, not a verdict: a
-probability that something was planted needs an oracle calibrated for this base and recipe, and is
-None without one, so that a gate that asks for it stays shut.
+Nothing is generated, and the subject is never run; with an oracle the base is, on single words. What
+comes out is drift and words, not a verdict: a probability that something was planted needs an oracle
+calibrated for this base and recipe, and is None without one, so that a gate that asks for it stays shut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from tools.errors import AuditorError
-from tools.loading import load_tokenizer
+from tools.loading import load_subject, load_tokenizer
 from tools.lora_oracle.adapter import Status, WeightDelta, read_adapter
 from tools.lora_oracle.canonical import Certificate, certify
+from tools.lora_oracle.claim_training import load_claim_reader
+from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.directions import (
     Direction,
     Pair,
@@ -29,6 +32,8 @@ from tools.lora_oracle.directions import (
 )
 from tools.lora_oracle.drift import Drift, drift_of, percentiles
 from tools.lora_oracle.finetune import PLAUSIBLE_RATIO, read_finetune, read_turned
+from tools.lora_oracle.library import recipe_of
+from tools.lora_oracle.readers import ByClaims
 from tools.lora_oracle.weights import Tensors
 
 Outcome = Status | Literal["refused"]
@@ -43,6 +48,7 @@ class Scan:
     base: str | None = None
     words: tuple[str, ...] = ()
     reference: tuple[dict[str, float], ...] = ()
+    oracle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Triage:
     directions: list[Direction] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     p_planted: float | None = None
+    no_probability: str = "no oracle for this base was given"
+    claims: list[dict[str, Any]] = field(default_factory=list)
     realigned: bool = False
 
     def as_row(self) -> dict[str, Any]:
@@ -110,10 +118,31 @@ def _look(scan: Scan) -> Triage:
     words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
     words = replace(words, gains={}) if delta.folded else words
     listed = list(deltas.values())
+    if scan.oracle is not None:
+        seen = _claimed(seen, _oracle(scan.base, scan.oracle), delta.modules)
     return replace(
         seen, words=words_standing_out(listed, words), tokens=tokens_standing_out(listed, words),
         directions=leading(deltas, words), pairs=pairs(deltas, words),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _oracle(base: str, folder: str) -> ByClaims:
+    """Return the oracle's claim reader on the base, once for each process; it runs the base on the values of its slots."""
+    return ByClaims(load_claim_reader(load_subject(base), Path(folder)))
+
+
+def _claimed(seen: Triage, oracle: ByClaims, change: Mapping[str, ModuleDelta]) -> Triage:
+    """Return the triage with the oracle's claims, and its probability where it was trained on changes of this sort."""
+    (said,) = oracle.read([change])
+    claims = [{"statement": a.statement, "family": a.family, "p": a.p} for a in said.answers if a.planted]
+    recipe = recipe_of(change)
+    if seen.outcome != "read" or recipe not in oracle.loaded.recipes:
+        rank, modules = recipe
+        why = f"the oracle was trained on no adapter of rank {rank} on {', '.join(modules)}"
+        why = why if seen.outcome == "read" else "a part of this change was not read"
+        return replace(seen, claims=claims, no_probability=why)
+    return replace(seen, claims=claims, p_planted=said.p_planted, no_probability="")
 
 
 def _read(folder: Path, base: Tensors | None) -> WeightDelta:
