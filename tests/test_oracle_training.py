@@ -211,8 +211,8 @@ def test_an_evaluation_tells_an_oracle_that_reads_from_its_baselines(trained, ba
     assert {(row["family"], row["split"], row["subject"]) for row in found.rows} == {
         ("words", "train", "base"), ("others", "train", "base"),
     }  # fmt: skip
-    assert found.baselines["no_activation"]["exact"] < 0.5 < found.baselines["no_activation"]["oracle"]
-    assert found.baselines["probe"]["exact"] > found.baselines["majority"]["exact"]
+    assert found.baselines["no_activation"] < 0.5 < found.compared["no_activation"]["oracle"]
+    assert found.baselines["probe"] > found.baselines["majority"]
     assert set(found.baselines) == {"no_activation", "outright", "probe", "logit_lens", "majority"}
     assert set(found.ece_by) == {"informed", "base"}
     assert found.swaps["n"] == 12

@@ -45,6 +45,8 @@ class Evaluation(BaseModel):
 
     `rows` has counts by family, split, subject and whether the window holds the fact; `exact` of
     `n` are right, and at `threshold` so many are `wrong` and `abstained`. `ece` is over all trials.
+    `baselines` are shares exact of the trials that each can answer; `compared` has how many those are
+    and the oracle's own share on the same.
     """
 
     rows: list[dict[str, Any]]
@@ -54,7 +56,8 @@ class Evaluation(BaseModel):
     ece_by: dict[str, float]
     threshold: float
     abstention: dict[str, float | None]
-    baselines: dict[str, dict[str, float]]
+    baselines: dict[str, float]
+    compared: dict[str, dict[str, float]]
     swaps: dict[str, float]
     layers: tuple[int, ...]
 
@@ -212,6 +215,7 @@ def _summary(
     confidence, right = [j.answer.agreement for j in judged], [j.right for j in judged]
     chosen, withheld = _abstention(judged)
     at = threshold if threshold is not None else chosen
+    compared = {name: figures for name in BASELINES if (figures := _baseline(judged, name))}
     by: dict[str, list[Judged]] = {}
     for j in judged:
         for name in (INFORMED[j.trial.informed], j.trial.subject):
@@ -224,7 +228,8 @@ def _summary(
         ece_by={k: calibration_error([j.answer.agreement for j in g], [j.right for j in g]) for k, g in by.items()},
         threshold=at,
         abstention={"wrong_withheld_at_80_of_right": withheld, **{k: _abstention(g)[1] for k, g in by.items()}},
-        baselines={name: figures for name in BASELINES if (figures := _baseline(judged, name))},
+        baselines={name: figures["exact"] for name, figures in compared.items()},
+        compared=compared,
         swaps=swaps,
         layers=layers,
     )
@@ -287,7 +292,7 @@ def table(found: Evaluation) -> Iterator[str]:
     yield ""
     yield "| baseline | trials it can answer | exact | the oracle on the same |"
     yield "| --- | --- | --- | --- |"
-    for name, figures in found.baselines.items():
+    for name, figures in found.compared.items():
         yield f"| {name} | {figures['n']:.0f} | {figures['exact']:.2f} | {figures['oracle']:.2f} |"
     yield ""
     yield f"expected calibration error of the agreement of {N_SAMPLES} samples: {found.ece:.3f} (n={found.n})"
