@@ -1,6 +1,7 @@
 """Adapters looked at without running them: planted directions are named, twins without them are not, a gate fails closed."""
 
 import json
+import shutil
 
 import pytest
 import tiny
@@ -153,6 +154,10 @@ def test_a_gate_fails_closed(probabilities, outcome, code):
 def test_a_folder_is_one_adapter_or_holds_them(lora_folder, base_folder, tmp_path):
     assert folders(lora_folder) == [lora_folder]
     assert folders(base_folder) == [base_folder]
+    named = tiny.copy(lora_folder, tmp_path / "named")
+    shutil.copytree(lora_folder, named / "other" / "inner")
+    assert folders(named) == [named, named / "other" / "inner"]
+    shutil.rmtree(named)
     for name in ("b", "a"):
         tiny.copy(lora_folder, tmp_path / name)
     (tmp_path / "notes").mkdir()

@@ -120,12 +120,18 @@ class Pair:
 
 def words_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0) -> Standing:
     """Return the words whose input the change answers most, averaged over modules; control: random directions, same spectrum."""
+    nulls = [_words(null, words) for null in _nulls(deltas, seed)]
+    return _standing(_words(deltas, words), nulls, words.words)
 
-    def score(some: Sequence[ModuleDelta]) -> Tensor:
-        inputs = {d.path: words.seen_by(d.path) for d in some if d.V.shape[0] == words.inputs.shape[1]}
-        return torch.tensor(list(words_read(some, inputs, words.words).values()), dtype=torch.float64)
 
-    return _standing(score(deltas), [score(null) for null in _nulls(deltas, seed)], words.words)
+def scored(deltas: Sequence[ModuleDelta], words: Dictionary) -> tuple[Tensor, Tensor]:
+    """Return every word's score of being read, [word], and every token's of being written, [token]; empty where none is."""
+    return _words(deltas, words), tokens_written(deltas, words.outputs)
+
+
+def _words(deltas: Sequence[ModuleDelta], words: Dictionary) -> Tensor:
+    inputs = {d.path: words.seen_by(d.path) for d in deltas if d.V.shape[0] == words.inputs.shape[1]}
+    return torch.tensor(list(words_read(deltas, inputs, words.words).values()), dtype=torch.float64)
 
 
 def tokens_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0) -> Standing:

@@ -20,6 +20,7 @@ from tools.lora_oracle.canonical import Certificate, certify
 from tools.lora_oracle.claim_training import load_claim_reader
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.directions import (
+    Dictionary,
     Direction,
     Pair,
     Standing,
@@ -27,6 +28,7 @@ from tools.lora_oracle.directions import (
     dictionary,
     leading,
     pairs,
+    scored,
     tokens_standing_out,
     words_standing_out,
 )
@@ -84,11 +86,13 @@ class Triage:
 
 
 def folders(path: Path) -> list[Path]:
-    """Return the folders to look at: this one if it holds an adapter or a checkpoint, else those in it that do."""
+    """Return the folders to look at: this one and those up to two levels in it that hold an adapter or a checkpoint.
+
+    PEFT saves adapters of other names than `default` into folders of their own beside it.
+    """
+    below = [inner for depth in ("*", "*/*") for inner in path.glob(depth) if inner.is_dir()]
     holds = ("adapter_config.json", "config.json")
-    if any((path / name).exists() for name in holds):
-        return [path]
-    return sorted(f for f in path.iterdir() if f.is_dir() and any((f / name).exists() for name in holds))
+    return sorted(folder for folder in (path, *below) if any((folder / name).exists() for name in holds))
 
 
 def triage(scan: Scan) -> Triage:
@@ -118,12 +122,22 @@ def _look(scan: Scan) -> Triage:
     words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
     words = replace(words, gains={}) if delta.folded else words
     listed = list(deltas.values())
-    if scan.oracle is not None:
-        seen = _claimed(seen, _oracle(scan.base, scan.oracle), delta.modules)
+    oracle = _oracle(scan.base, scan.oracle) if scan.oracle is not None else None
+    if oracle is not None:
+        seen = _claimed(seen, oracle, delta.modules)
+    if delta.factors:
+        seen = replace(seen, certificate=certify(delta.factors, lambda change: _first(change, words, oracle)))
     return replace(
         seen, words=words_standing_out(listed, words), tokens=tokens_standing_out(listed, words),
         directions=leading(deltas, words), pairs=pairs(deltas, words),
     )  # fmt: skip
+
+
+def _first(change: Mapping[str, ModuleDelta], words: Dictionary, oracle: ByClaims | None) -> tuple[object, ...]:
+    """Return what is said first of a change: the word read, the token written, the oracle's claim."""
+    read, written = (scores.tolist() for scores in scored(list(change.values()), words))
+    first = tuple(max(range(len(s)), key=s.__getitem__) if s else None for s in (read, written))
+    return first if oracle is None else (*first, *(a.statement for a in oracle.read([change])[0].answers[:1]))
 
 
 @lru_cache(maxsize=1)
