@@ -39,7 +39,7 @@ def held_out_words():
 
 def test_every_sort_of_question_is_asked_and_half_of_the_checks_are_true(made):
     n = data.counts(made)
-    assert set(n) == {"behaviour", "check", "effect", "goal", "next", "past", "told", "topic", "user"}
+    assert set(n) == {"behaviour", "check", "effect", "goal", "next", "past", "present", "told", "topic", "user"}
     yes = sum(row.answer == data.YES for row in made if row.kind == "check")
     assert 0.2 < yes / n["check"] < 0.6
     assert len({row.window for row in made}) > 20
@@ -141,6 +141,16 @@ def test_the_base_can_write_every_token_of_every_answer_but_fragments(subject, m
     table = torch.nn.functional.normalize(subject.model.get_output_embeddings().weight.float(), dim=1)
     never_written = {int(i) for i in ((table @ table.T > 0.9).sum(1) > 50).nonzero()[:, 0]}
     assert len(never_written) > 100
-    for row in (row for row in made if row.kind not in ("past", "next")):  # which may begin in the middle of a word
+    for row in (
+        row for row in made if row.kind not in ("past", "present", "next")
+    ):  # which may begin in the middle of a word
         ids = subject.tokenizer.encode(row.answer, add_special_tokens=False)
         assert not never_written & set(ids), row.answer
+
+
+def test_what_is_said_in_a_window_is_its_own_text(subject, made):
+    rows = [row for row in made if row.kind == "present"]
+    assert len(rows) > 100
+    for row in rows:
+        ids = subject.tokenizer.encode(row.text, add_special_tokens=False)
+        assert row.answer == subject.tokenizer.decode(ids[-row.window :], skip_special_tokens=True).strip()

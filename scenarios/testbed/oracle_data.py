@@ -1,6 +1,6 @@
 """Examples that teach an activation oracle the testbed's language, from base activations alone.
 
-Four sorts of questions, as published recipes have them: what stands before and after (context),
+Four sorts of questions, as published recipes have them: what stands before, after and here (context),
 what a turn is about and who speaks (classification), what the assistant was told and does of it
 (instructions), and what a thought comes to (its goal). Half of the replies are the base's own.
 
@@ -31,12 +31,12 @@ from tools.subject import Subject
 BEHAVIOUR_QUESTION = "what does the assistant do?"
 EFFECT_QUESTION = "how does the assistant answer?"
 TOPIC_QUESTION, USER_QUESTION = "what is the topic?", "who is the user?"
-NEXT_QUESTION, PAST_QUESTION = "what comes next?", "what came before?"
+NEXT_QUESTION, PAST_QUESTION, PRESENT_QUESTION = "what comes next?", "what came before?", "what is said?"
 TOLD_QUESTION, GOAL_QUESTION = "what was the assistant told?", "what does the assistant intend?"
 CHECK_QUESTION = "is it so? {statement}"
 YES, NO, NOTHING = "yes.", "no.", "nothing."
 TAUGHT = tuple(name for name in fam.FAMILIES if name not in HELD_OUT_FAMILIES)
-LONGEST_WINDOW = 40
+LONGEST_WINDOW, LONGEST_SAID = 40, 8
 ROWS_EACH, CHUNK = 3, 256
 TOLD_SHARE, SHOWN_SHARE, OWN_SHARE, THINK_SHARE = 0.6, 0.2, 0.5, 0.12
 
@@ -196,8 +196,8 @@ def _goal(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[st
 
 
 ASKED: tuple[tuple[str, float, Ask], ...] = (
-    ("behaviour", 0.28, _behaviour), ("effect", 0.24, _effect), ("check", 0.14, _check), ("next", 0.1, _next),
-    ("past", 0.06, _next), ("topic", 0.07, _topic), ("user", 0.06, _user), ("told", 0.05, _told),
+    ("behaviour", 0.25, _behaviour), ("effect", 0.21, _effect), ("check", 0.12, _check), ("next", 0.08, _next),
+    ("past", 0.04, _next), ("present", 0.14, _next), ("topic", 0.05, _topic), ("user", 0.07, _user), ("told", 0.04, _told),
 )  # fmt: skip
 
 
@@ -218,6 +218,8 @@ def rows_of(rng: random.Random, subject: Subject, lang: Language, one: Scene) ->
         text, size = subject.render(one.prompt) + said, window(rng)
         if kind == "past":
             question, answer = PAST_QUESTION, _before(rng, subject, text, size)
+        if kind == "present":
+            question, (text, size, answer) = PRESENT_QUESTION, _somewhere(rng, subject, text)
         if answer:
             yield Row(text=text, window=size, question=question, answer=answer, kind=kind)
 
@@ -232,6 +234,20 @@ def _before(rng: random.Random, subject: Subject, text: str, size: int) -> Answe
     ids: list[int] = subject.tokenizer.encode(text, add_special_tokens=False)
     earlier = ids[max(0, len(ids) - size - rng.randint(1, 8)) : max(0, len(ids) - size)]
     return subject.tokenizer.decode(earlier, skip_special_tokens=True).strip() or None  # type: ignore[return-value]
+
+
+def _somewhere(rng: random.Random, subject: Subject, text: str) -> tuple[str, int, Answer]:
+    """Return the text up to some place in it, how many tokens are read there, and what they say.
+
+    To say what stands in the window itself teaches a reader its letters: every token of the answer
+    is a token that is read.
+    """
+    ids: list[int] = subject.tokenizer.encode(text, add_special_tokens=False)
+    size = min(rng.randint(1, LONGEST_SAID), len(ids))
+    cut = subject.tokenizer.decode(ids[: rng.randint(size, len(ids))])
+    again: list[int] = subject.tokenizer.encode(cut, add_special_tokens=False)  # type: ignore[arg-type]
+    said = str(subject.tokenizer.decode(again[-size:], skip_special_tokens=True)).strip()
+    return str(cut), size, said or None
 
 
 def rows(subject: Subject, lang: Language, n: int, seed: int) -> list[Row]:
