@@ -41,7 +41,8 @@ UNSCORED: tuple[SuiteName, ...] = ("nulls", "dev_nulls", "documents")
 Say = Callable[[str], None]
 MADE_BY = {
     "base": "auditor testbed train-base",
-    "oracle": "auditor testbed oracle-data --out FILE; auditor oracle train activation --base BASE --data FILE --out DIR",
+    "oracle": "auditor testbed oracle-data --rows 240000 --out FILE; "
+    "auditor oracle train activation --base BASE --data FILE --out DIR --layers 3 --lr 0.0015",
 }
 
 
