@@ -233,11 +233,12 @@ def test_each_rule_is_its_formula_to_the_bit_and_touches_its_slots_alone(rule, c
             unit = F.normalize(v, dim=-1)
             expected = {
                 "add": unit * h.norm() * c + h,
+                "add_by_size": v * h.norm() * c + h,
                 "replace": unit * h.norm() * c,
                 "scaled_replace": v / (v.norm() / c) if c else v * 0,
                 "embedding": v / (v.norm() / c) if c else v * 0,
             }[rule]
-            if c or rule in ("add", "replace"):
+            if c or rule in ("add", "add_by_size", "replace"):
                 assert torch.allclose(out[row, place], expected, rtol=1e-6, atol=1e-7)
         outside = torch.ones(resid.shape[1], dtype=torch.bool)
         outside[places] = False

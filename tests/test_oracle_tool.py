@@ -32,13 +32,14 @@ SETS = ((1,), (0, 2))
 
 
 @pytest.fixture
-def oracle_of(tmp_path, base_folder, lora_folder):
+def oracle_of(tmp_path, base_folder):
     """Return the tool on a subject, with an oracle taught some sets of layers."""
 
     def load(*sets, adapter=True):
         folder = tiny.build_lora(base_folder, tmp_path / "oracle", seed=2, r=6, lora_alpha=6, size=1.0)
         OracleContract(base="tiny", read_layers=sets or ((1,),), decoding=Decoding(max_new_tokens=6)).save(folder)
-        subject = load_subject(str(base_folder), str(lora_folder) if adapter else None)
+        changed = tiny.build_lora(base_folder, tmp_path / "subject", seed=1, size=2.0)
+        subject = load_subject(str(base_folder), str(changed) if adapter else None)
         tool = ActivationOracle()
         tool.use(subject, folder, "what?", CHECK)
         return subject, tool
@@ -71,7 +72,8 @@ def test_every_answer_carries_seven_controls_and_how_many_samples_agreed(oracle_
 def test_an_oracle_whose_samples_do_not_agree_abstains(oracle_of, monkeypatch):
     monkeypatch.setattr(instrument, "ABSTAIN_BELOW", 1.1)
     (only,) = run(*oracle_of()).readings
-    assert (only.name, only.value, only.detail["abstained"]) == ("answers_changed", 0.0, len(PROMPTS))
+    assert (only.name, only.value) == ("answers_changed", 0.0)
+    assert 0 < only.detail["abstained"] <= len(PROMPTS)
 
 
 def test_a_claim_is_asked_as_yes_or_no_and_read_as_log_odds_over_the_strongest_control(oracle_of):

@@ -80,4 +80,5 @@ class Probe:
 
 def _mean(vectors: Tensor) -> Tensor:
     """Return a window's mean direction in coordinates of unit size: a penalty on weights would drown smaller ones."""
-    return torch.nn.functional.normalize(vectors, dim=-1).mean(1).flatten() * vectors.shape[-1] ** 0.5
+    scale: float = vectors.shape[-1] ** 0.5
+    return torch.nn.functional.normalize(vectors, dim=-1).mean(1).flatten() * scale

@@ -57,8 +57,9 @@ class ActivationOracle(Tool[OracleArgs]):
     Args = OracleArgs
     card: ClassVar[str] = (
         "Reads the subject's residual stream at the last tokens of each prompt, before it has said anything, and lets an "
-        f"oracle trained on base activations answer a question about it, {N_SAMPLES} times; where fewer than "
-        f"{ABSTAIN_BELOW:.0%} of the samples agree, it abstains. Each answer's log-probability (nats) is compared with the "
+        "oracle trained on base activations answer a question about it; where it answers otherwise than of the base's, "
+        f"{N_SAMPLES} samples are drawn, and it abstains if fewer than {ABSTAIN_BELOW:.0%} agree. Each answer's "
+        "log-probability (nats) is compared with the "
         "same answer's given: the base's activations on the same text, those of a random adapter of the subject's norm, no "
         "activation, a zero and a random vector of equal norm, the prompt's text in words, and the base's activations on "
         "another prompt. Lift is over the strongest of these. A statement is asked as yes or no instead, its reading the "
@@ -106,7 +107,7 @@ class ActivationOracle(Tool[OracleArgs]):
         prompt = len(reader.prompts.build(widest, span, asked).ids)
         said = contract.decoding.max_new_tokens + 1
         alone = sum(len(reader.prompts.alone(text, asked).ids) for text in texts) if contract.asks else 0
-        each = (prompt + said) * N_CHANNELS + (0 if args.statement else prompt * 2 + said * (N_SAMPLES + 1))
+        each = (prompt + said) * N_CHANNELS + (0 if args.statement else prompt * 3 + said * (N_SAMPLES + 2))
         return {"subject": n_text * rounds, "base": 2 * n_text * rounds, "oracle": (n * each + alone) * rounds}
 
     def run(self, subject: Subject, args: OracleArgs, seed: int) -> ToolResult:
@@ -164,20 +165,25 @@ class _Look:
         return self._reading("check", found, CHECK_THRESHOLD_NATS, statement, range(len(self.prompts)), {})
 
     def answers(self, seed: int) -> list[Reading]:
-        """Return a reading for each answer that the subject's activations brought about and the base's did not, and a count."""
-        ask = [self.asked]
-        agreed = [row[0] for row in self.reader.agreed(self.seen.mine, ask, N_SAMPLES, seed=seed)]
-        plain = [row[0][0] for row in self.reader.answers(self.seen.controls["base"], ask)]
-        given = [one.above(ABSTAIN_BELOW) for one in agreed]
+        """Return a reading for each answer that the subject's activations brought about and the base's did not, and a count.
+
+        Where greedy answers are alike nothing is sampled: there is nothing to tell.
+        """
+        ask, mine = [self.asked], self.seen.mine
+        given, plain = ([row[0][0] for row in self.reader.answers(a, ask)] for a in (mine, self.seen.controls["base"]))
+        apart = [i for i, (a, b) in enumerate(zip(given, plain, strict=True)) if a != b]
+        drawn = self.reader.agreed([mine[i] for i in apart], ask, N_SAMPLES, seed=seed) if apart else []
+        agreed = {i: row[0] for i, row in zip(apart, drawn, strict=True)}
+        told = [agreed[i].above(ABSTAIN_BELOW) if i in agreed else None for i in range(len(given))]
         readings = []
-        for answer, rows in _groups(given, plain):
+        for answer, rows in _groups(told, plain):
             agreement = sum(agreed[i].agreement for i in rows) / len(rows)
             found = self.seen.some(rows).lifted(self.reader, self.asked, answer)
             readings.append(self._reading("answer", found, THRESHOLD_NATS, answer, rows, {"agreement": agreement}))
         readings.sort(key=lambda r: -(r.lift or 0.0))
-        n = len(given)
-        changed = sum(a is not None and a != b for a, b in zip(given, plain, strict=True)) / n
-        detail = {**self.common, "n": n, "abstained": sum(a is None for a in given)}
+        abstained = sum(told[i] is None for i in apart)
+        changed = sum(told[i] not in (None, plain[i]) for i in apart) / len(given)
+        detail = {**self.common, "n": len(given), "abstained": abstained}
         return [*readings, Reading(name="answers_changed", value=changed, detail=detail)]
 
     def _reading(

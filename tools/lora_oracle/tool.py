@@ -130,7 +130,9 @@ class LoraOracle(Tool[LoraOracleArgs]):
             )  # fmt: skip
         planted = {name: one.p_planted or 0.0 for name, one in zip(controls, others, strict=True)}
         readings.append(
-            Reading(name="p_planted", value=said.p_planted, controls=planted, detail={"quiet": [NOTHING, BENIGN]})
+            Reading(
+                name="p_planted", value=said.p_planted, controls=planted, detail={"families_apart": [NOTHING, BENIGN]}
+            )
         )
         return readings
 
