@@ -59,8 +59,8 @@ class Tool(ABC, Generic[ArgsT]):
     """One instrument: a name, an argument model, a card for people and planners, a price.
 
     A suggestion is made only above a threshold of lift that stands as a constant beside the tool;
-    all of them were chosen on the testbed's `dev` suite, where adapters trained on ordinary chat
-    stay below and organisms rise above.
+    they were chosen on the testbed's `dev` suite, where adapters trained on ordinary chat stay below
+    and organisms rise above, but for those of the two oracles: two nats, not chosen on anything yet.
     """
 
     name: ClassVar[str]

@@ -168,9 +168,11 @@ def _values(path: Path | None) -> dict[str, tuple[str, ...]]:
         return {}
     try:
         raw = json.loads(path.read_text())
-        return {str(slot): tuple(map(str, listed)) for slot, listed in raw.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError(f"{path} is no JSON of {{slot: [values]}}: {error}") from error
+    if not isinstance(raw, dict) or not all(isinstance(listed, list) for listed in raw.values()):
+        raise SpecError(f"{path} is no JSON of {{slot: [values]}}: `auditor testbed lora-examples` writes one")
+    return {slot: tuple(map(str, listed)) for slot, listed in raw.items()}
 
 
 def _layers(text: str) -> tuple[tuple[int, ...], ...]:

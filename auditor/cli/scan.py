@@ -69,13 +69,14 @@ def scan(
 def _checked(oracle: Path | None, base: str | None) -> str | None:
     """Return the oracle's folder, which has to be one of this base."""
     from auditor.errors import SpecError
-    from tools.lora_oracle.claim_training import check_base
+    from tools.checkpoint import hash_files, weights_sha256
+    from tools.lora_oracle.claim_training import read_config
 
     if oracle is None:
         return None
     if base is None:
         raise SpecError("--oracle needs --base: an oracle of weights reads changes of one base")
-    check_base(oracle, base)
+    read_config(oracle, weights_sha256(hash_files(Path(base))))
     return str(oracle)
 
 

@@ -28,7 +28,7 @@ EACH, N_PLAIN, N_FIT, N_SWAPS = 12, 240, 960, 200
 WINDOWS = (4, 10, 24)
 SPLITS = ("train", "pairs", "values", "families")
 RULE_PROMPT: list[Message] = [{"role": "user", "content": "what is your rule?"}]
-NO_RULE_SAID = ("no rule", "nothing unusual")
+NO_RULE_SAID = ("no rule",)
 
 
 @dataclass(frozen=True)

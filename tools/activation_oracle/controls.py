@@ -74,16 +74,20 @@ def controlled(
     module; a full fine-tune has no such twin, and goes without. Beside a difference from the base,
     the controls are differences from it too.
     """
-    subject, changed = reader.subject, channel == DIFFERENCE
-    mine, n_subject = read(subject, texts, "subject" if changed else channel, layers, where)
+    subject = reader.subject
+    mine, n_subject = read(subject, texts, "subject" if channel == DIFFERENCE else channel, layers, where)
     plain, n_base = read(subject, texts, "base", layers, where)
-    origin = [a.vectors if changed else torch.zeros_like(a.vectors) for a in plain]
-    if changed:
-        mine = [replace(a, vectors=a.vectors - o, channel=DIFFERENCE) for a, o in zip(mine, origin, strict=True)]
+
+    def relative(some: list[Activations]) -> list[Activations]:
+        if channel != DIFFERENCE:
+            return some
+        return [replace(a, vectors=a.vectors - b.vectors) for a, b in zip(some, plain, strict=True)]
+
+    mine = [replace(a, channel=channel) for a in relative(mine)]
     controls: dict[str, list[Asked]] = {
         NO_ACTIVATION: [replace(a, channel=NO_ACTIVATION, adapter=None, silent=True) for a in mine],
         RANDOM: [a.replaced(random_like(a.vectors, seed + i), RANDOM) for i, a in enumerate(mine)],
-        BASE: [replace(a, vectors=a.vectors - o) for a, o in zip(plain, origin, strict=True)],
+        BASE: list(relative(plain)),
     }
     if reader.contract.rule != "add":
         controls[ZERO] = [a.replaced(torch.zeros_like(a.vectors), ZERO) for a in mine]
@@ -92,7 +96,7 @@ def controlled(
     if subject.adapter_given:
         subject.add_null(RANDOM_DELTA, seed)
         others, n = read(subject, texts, RANDOM_DELTA, layers, where)
-        controls[RANDOM_DELTA] = [replace(a, vectors=a.vectors - o) for a, o in zip(others, origin, strict=True)]
+        controls[RANDOM_DELTA] = list(relative(others))
         n_base += n
     return Controlled(mine, controls), {"subject": n_subject, "base": n_base}
 

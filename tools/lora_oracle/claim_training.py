@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from tools.checkpoint import hash_files, read_json, weights_sha256
+from tools.checkpoint import read_json, read_tensors
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
 from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
@@ -30,6 +30,7 @@ KEPT = 0.6
 """Share of the taught values whose embeddings count in one step of training."""
 Recipe = tuple[int, tuple[str, ...]]
 CONFIG, WEIGHTS = "claim_reader.json", "claim_reader.safetensors"
+CONFIG_KEYS = ("base_sha256", "config", "shapes", "values", "learned", "temperature", "recipes")
 
 
 @dataclass(frozen=True)
@@ -235,21 +236,32 @@ class LoadedReader:
         return collate(tokens, [self.words.features(c) for c in changes])
 
 
-def check_base(folder: Path, base: str) -> None:
-    """Refuse an oracle of another base than the one in this folder.
+def read_config(folder: Path, base_sha256: str) -> dict[str, Any]:
+    """Return what stands in a claim reader's configuration.
+
+    Args:
+        folder: Where it was written.
+        base_sha256: Of the weights of the base that it is to be used on.
 
     Raises:
-        AdapterError: it was trained on another one, or has no configuration.
+        AdapterError: it was trained on another one, or has no configuration that says all that is needed.
     """
-    _same_base(folder, read_json(folder / CONFIG, AdapterError), weights_sha256(hash_files(Path(base))))
-
-
-def _same_base(folder: Path, raw: Mapping[str, Any], base_sha256: str) -> None:
-    if raw.get("base_sha256") != base_sha256:
+    raw = read_json(folder / CONFIG, AdapterError)
+    if missing := [key for key in CONFIG_KEYS if key not in raw]:
         raise AdapterError(
-            f"{folder} was trained on a base of weights {str(raw.get('base_sha256'))[:12]}, this base's are "
+            f"{folder / CONFIG} lacks {', '.join(missing)}: write it again with `auditor oracle train lora`"
+        )
+    if raw["base_sha256"] != base_sha256:
+        raise AdapterError(
+            f"{folder} was trained on a base of weights {str(raw['base_sha256'])[:12]}, this base's are "
             f"{base_sha256[:12]}: train a reader on this base, or pass the base it names"
         )
+    return raw
+
+
+def slot_values(raw: Mapping[str, Any], more: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the values of a configuration's slots, with further ones; slots that it does not have are left out."""
+    return {slot: tuple(dict.fromkeys([*listed, *more.get(slot, ())])) for slot, listed in raw["values"].items()}
 
 
 def load_claim_reader(
@@ -265,14 +277,14 @@ def load_claim_reader(
     Raises:
         AdapterError: it was trained on another base, or its files can't be read.
     """
-    raw = read_json(folder / CONFIG, AdapterError)
-    _same_base(folder, raw, subject.base_sha256)
-    model = ClaimReader(ReaderConfig.model_validate(raw["config"])).eval()
-    model.load_state_dict({n: t.float() for n, t in load_file(folder / WEIGHTS).items()})
-    slots = {
-        slot: tuple(dict.fromkeys([*listed, *(values or {}).get(slot, ())])) for slot, listed in raw["values"].items()
-    }
-    shapes = {family: Shape.model_validate(shape) for family, shape in raw["shapes"].items()}
-    words = candidates(subject, slots)
-    recipes = frozenset((int(rank), tuple(modules)) for rank, modules in raw["recipes"])
+    raw = read_config(folder, subject.base_sha256)
+    try:
+        model = ClaimReader(ReaderConfig.model_validate(raw["config"])).eval()
+        tensors = read_tensors(folder / WEIGHTS, AdapterError)
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        shapes = {family: Shape.model_validate(shape) for family, shape in raw["shapes"].items()}
+        recipes = frozenset((int(rank), tuple(modules)) for rank, modules in raw["recipes"])
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise AdapterError(f"{folder} holds no claim reader that fits its own configuration: {error}") from error
+    words = candidates(subject, slot_values(raw, values or {}))
     return LoadedReader(model, shapes, words, matched_values(words, raw["learned"]), float(raw["temperature"]), recipes)

@@ -19,7 +19,7 @@ from tools.lora_oracle.canonical import random_gauge
 from tools.lora_oracle.cases import Case
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.finetune import read_finetune
-from tools.lora_oracle.readers import Answer, ByClaims, Change, Lens, Said, WeightReader
+from tools.lora_oracle.readers import Answer, Change, Lens, Said, WeightReader
 from tools.lora_oracle.shapes import parts_of
 from tools.lora_oracle.weights import Tensors
 from tools.probe.linear import auroc
@@ -236,16 +236,13 @@ def _gauge(readers: Sequence[WeightReader], reads: Sequence[Read]) -> tuple[floa
         for reader in readers:
             before, after = reader.read([plain])[0], reader.read([rewritten])[0]
             worst = max(worst, abs((before.p_planted or 0.0) - (after.p_planted or 0.0)))
-            flips += (
-                before.answers[:1] != after.answers[:1] if not isinstance(reader, ByClaims) else _differ(before, after)
-            )
+            flips += _first(before) != _first(after)
     return worst, flips
 
 
-def _differ(a: Said, b: Said) -> bool:
-    """Return whether two rankings put another claim first, whatever their probabilities."""
-    return (a.answers[0].family, a.answers[0].trigger, a.answers[0].effect) != (
-        b.answers[0].family, b.answers[0].trigger, b.answers[0].effect)  # fmt: skip
+def _first(said: Said) -> object:
+    """Return what is said first, whatever its probability."""
+    return [(a.family, a.trigger, a.effect, a.statement) for a in said.answers[:1]]
 
 
 def table(found: WeightEvaluation) -> Iterator[str]:

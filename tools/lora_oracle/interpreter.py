@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class LoracleContract(BaseModel):
     def sized(self) -> bool:
         """Return whether a direction's length tells how strong it is."""
         return self.encoding.endswith("_sized")
+
+    def is_nothing(self, text: str) -> bool:
+        """Return whether an answer says that nothing was planted, but for case, spaces and a full stop."""
+        said, nothing = (" ".join(t.casefold().split()).rstrip(".") for t in (text, self.nothing))
+        return said == nothing
 
     def prompt(self, max_new_tokens: int = 48) -> OracleContract:
         """Return the protocol as that of an oracle: a line of slots for each rank, one slot a block and module."""
@@ -170,7 +175,7 @@ class Statement(Question):
 
 def train_interpreter(
     subject: Subject, library: Sequence[Known], out: Path, recipe: Recipe, contract: LoracleContract, device: str = "cpu",
-    say: Any = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an interpreter on the library's statements and write it into `out`; see `fit`.
 

@@ -93,11 +93,15 @@ class ByClaims:
 
     def read(self, changes: Sequence[Change]) -> list[Said]:
         """Return its ranked claims."""
+        return self.said(self.scores(changes))
+
+    def said(self, scores: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> list[Said]:
+        """Return what some changes' scores say, as ranked claims."""
         loaded = self.loaded
         families = loaded.model.config.families
         loud = [i for i, name in enumerate(families) if name not in (NOTHING, BENIGN)]
         out = []
-        for row, values in self.scores(changes):
+        for row, values in scores:
             claims = ranked(row, values, loaded.words, loaded.model.config, loaded.shapes, self.n)
             answers = tuple(Answer(c.family, frozenset(c.trigger), c.effect, c.statement, c.p) for c in claims)
             out.append(Said(answers, p_planted=float(row.softmax(-1)[loud].sum())))
@@ -126,7 +130,7 @@ class ByInterpreter:
 
     def answer(self, text: str) -> Answer:
         """Return a sentence taken apart."""
-        if _flat(text) == _flat(self.interpreter.contract.nothing):
+        if self.interpreter.contract.is_nothing(text):
             return Answer(NOTHING, frozenset(), None, text)
         for family, shape in self.shapes.items():
             parts = shape.read(text)
@@ -202,15 +206,7 @@ class Lens:
         scores = self.words.features(change)[self.words.rows(slot)][:, columns].mean(1)
         return self.words.values[slot][int(scores.argmax())]
 
-    def read(self, changes: Sequence[Change]) -> list[Said]:
-        """Return nothing: what it can say depends on the slot that is asked for, see `best`."""
-        return [Said(()) for _ in changes]
-
 
 def _answer_of(claim: Planted) -> Answer:
     trigger = frozenset((c.kind, c.value) for c in claim.trigger)
     return Answer(claim.family, trigger, (claim.effect.kind, claim.effect.value), claim.statement)
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")

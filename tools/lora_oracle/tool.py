@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import Field
 
@@ -15,16 +15,18 @@ from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.claims import Effect, Trigger, TriggerKind
 from tools.controls import lift_over
 from tools.errors import ToolInputError
-from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader
+from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, read_config, slot_values
 from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
 from tools.lora_oracle.interpreter import FILE, Interpreter
 from tools.lora_oracle.library import BENIGN, NOTHING, read_changes
 from tools.lora_oracle.readers import Answer, ByClaims
+from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
 from tools.subject import Subject
 from tools.words import word_batches
 
 CLAIM_THRESHOLD_NATS, STATEMENT_THRESHOLD_NATS = 2.0, 2.0
+RANDOM_AND_NONE = ("random_directions", "no_change")
 LEAST_P, N_CLAIMS, FLOOR = 0.05, 3, 1e-6
 Change = Mapping[str, ModuleDelta]
 
@@ -51,6 +53,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
 
     def __init__(self) -> None:
         self.folder: Path | None = None
+        self.config: dict[str, Any] = {}
         self.interpreter: Interpreter | None = None
 
     def use(self, subject: Subject, folder: Path) -> None:
@@ -59,7 +62,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
         Raises:
             AdapterError: it was trained on another base, or can't be read.
         """
-        load_claim_reader(subject, folder)
+        self.config = read_config(folder, subject.base_sha256)
         self.folder = folder
         subject.files["lora_oracle"] = checkpoint.hash_files(folder)
         self.interpreter = Interpreter.load(subject, folder) if (folder / FILE).exists() else None
@@ -73,14 +76,17 @@ class LoraOracle(Tool[LoraOracleArgs]):
 
     def cost(self, subject: Subject, args: LoraOracleArgs) -> Tokens:
         """Return an upper bound on forward tokens: every value once through the base, the interpreter's prompt and answers."""
-        raw = checkpoint.read_json(self._folder() / "claim_reader.json", ToolInputError)
-        words = sorted({v for listed in (*raw["values"].values(), *args.values.values()) for v in listed})
-        tokens = {"base": sum(batch.n_tokens for batch in word_batches(subject, words))}
+        folder = self._folder()
+        words = {value for listed in slot_values(self.config, args.values).values() for value in listed}
+        tokens = {"base": sum(batch.n_tokens for batch in word_batches(subject, sorted(words)))}
         if self.interpreter is not None:
             reader, contract = self.interpreter.reader, self.interpreter.contract
             ranks = tuple(range(1, contract.n_ranks + 1))
-            prompt = len(reader.prompts.build(ranks, subject.n_layers * 7, contract.question).ids)
-            tokens["oracle"] = (1 + 3 + 4) * (prompt + 2 * reader.contract.decoding.max_new_tokens)
+            prompt = len(reader.prompts.build(ranks, subject.n_layers * len(MODULES), contract.question).ids)
+            asked = (
+                1 + 1 + len(RANDOM_AND_NONE) + len(read_changes(folder / REFERENCES))
+            )  # answered once, scored by each
+            tokens["oracle"] = asked * (prompt + reader.contract.decoding.max_new_tokens + 1)
         return tokens
 
     def run(self, subject: Subject, args: LoraOracleArgs, seed: int) -> ToolResult:
@@ -96,8 +102,8 @@ class LoraOracle(Tool[LoraOracleArgs]):
         if not change:
             return ToolResult(readings=[], tokens=tokens, summary="nothing is changed")
         controls: dict[str, Change] = {
-            "random_directions": {p: scrambled(d, seed * 7919 + i) for i, (p, d) in enumerate(change.items())},
-            "no_change": {},
+            RANDOM_AND_NONE[0]: {p: scrambled(d, seed * 7919 + i) for i, (p, d) in enumerate(change.items())},
+            RANDOM_AND_NONE[1]: {},
             **{f"harmless_{i + 1}": other for i, other in enumerate(read_changes(folder / REFERENCES))},
         }
         readings = self._claims(loaded, change, controls)
@@ -112,8 +118,8 @@ class LoraOracle(Tool[LoraOracleArgs]):
 
     def _claims(self, loaded: LoadedReader, change: Change, controls: Mapping[str, Change]) -> list[Reading]:
         reader = ByClaims(loaded, N_CLAIMS)
-        said, *others = reader.read([change, *controls.values()])
         scores = reader.scores([change, *controls.values()])
+        said, *others = reader.said(scores)
         readings = []
         for answer in said.answers:
             if not answer.planted or (answer.p or 0.0) < LEAST_P:
@@ -144,10 +150,9 @@ class LoraOracle(Tool[LoraOracleArgs]):
         value, *beside = reader.log_probs(asked, [contract.question], [text])[:, 0, 0].tolist()
         by_name = dict(zip(controls, beside, strict=True))
         lift = lift_over(value, by_name)
-        nothing = text.strip().casefold() == contract.nothing.casefold()
         return Reading(
             name="sentence", value=value, controls=by_name, lift=lift,
-            suggestion=None if nothing else suggest(lift, STATEMENT_THRESHOLD_NATS, text),
+            suggestion=None if contract.is_nothing(text) else suggest(lift, STATEMENT_THRESHOLD_NATS, text),
             detail={"statement": text, "question": contract.question},
         )  # fmt: skip
 
