@@ -5,7 +5,7 @@ Scores come from embeddings and unembeddings, so that a value no reader was trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +65,7 @@ class Candidates:
         width = len(READERS) + 2 * len(WRITERS)
         for path, delta in deltas.items():
             name, base = path.rsplit(".", 1)[-1], delta.layer * width
-            if not float(delta.S.sum()):
+            if not self.words or not float(delta.S.sum()):
                 continue
             if name in READERS and path in self.inputs:
                 stretched = (self.inputs[path] @ delta.V) * delta.S
@@ -80,19 +80,23 @@ class Candidates:
 def candidates(subject: Subject, values: Mapping[str, Sequence[str]]) -> Candidates:
     """Return the values of each kind of slot as this subject's base knows them."""
     words = tuple(dict.fromkeys(value for listed in values.values() for value in listed))
-    inputs, _ = module_inputs(subject, words)
+    inputs = module_inputs(subject, words)[0] if words else {}
     ids = [subject.tokenizer.encode(f" {word}", add_special_tokens=False) for word in words]
     unembed, embed = (
         table.weight.detach().double().cpu()
         for table in (subject.model.get_output_embeddings(), subject.model.get_input_embeddings())
     )
     centred = unembed - unembed.mean(0)
+
+    def rows(of: Callable[[list[int]], Tensor]) -> Tensor:
+        return torch.stack([of(i) for i in ids]) if ids else unembed.new_zeros(0, subject.d_model)
+
     return Candidates(
         {kind: tuple(listed) for kind, listed in values.items()},
         words,
         {path: x - x.mean(0) for path, x in inputs.items()},
-        torch.stack([centred[i[0]] for i in ids]),
-        torch.stack([centred[i].mean(0) for i in ids]),
-        torch.stack([embed[i].mean(0) for i in ids]).float(),
+        rows(lambda i: centred[i[0]]),
+        rows(lambda i: centred[i].mean(0)),
+        rows(lambda i: embed[i].mean(0)).float(),
         subject.n_layers,
     )

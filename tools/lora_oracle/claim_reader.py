@@ -123,10 +123,7 @@ class ClaimReader(nn.Module):
         seen = self.encoder(tokens, src_key_padding_mask=hidden_from)
         asked = self.queries.expand(len(seen), -1, -1)
         found, _ = self.attend(asked, seen, seen, key_padding_mask=hidden_from, need_weights=False)
-        loudest = torch.cat(
-            [batch.features.amax(1), batch.features.topk(min(4, batch.features.shape[1]), dim=1).values.mean(1)], dim=-1
-        )
-        found = found + asked + self.summary(loudest / 10)[:, None]
+        found = found + asked + self.summary(_loudest(batch.features) / 10)[:, None]
         table = self.embed(
             torch.cat([_unit(known.embedded), _unit(known.first.float())], dim=-1) * math.sqrt(self.config.d_base)
         )
@@ -138,6 +135,13 @@ class ClaimReader(nn.Module):
             values[slot] = scores + self.match[i](context) @ table[rows].T / math.sqrt(32) * matched[slot]
         logits: Tensor = self.family(found[:, 0])
         return logits, values
+
+
+def _loudest(features: Float[Tensor, "batch word feature"]) -> Float[Tensor, "batch twice_feature"]:
+    """Return of every feature the highest over all candidates, and the mean of its four highest; zeros without candidates."""
+    if not features.shape[1]:
+        return features.new_zeros(len(features), 2 * features.shape[2])
+    return torch.cat([features.amax(1), features.topk(min(4, features.shape[1]), dim=1).values.mean(1)], dim=-1)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -45,8 +45,10 @@ class Shape(BaseModel):
     def filled(self, chosen: Sequence[str]) -> Parts:
         """Return conditions and effect with the values in the order of `slots`."""
         rest = iter(chosen)
-        trigger = tuple((part.kind, part.value or next(rest)) for part in self.trigger)
-        return trigger, (self.effect.kind, self.effect.value or next(rest))
+        *trigger, effect = (
+            (part.kind, next(rest) if part.value is None else part.value) for part in (*self.trigger, self.effect)
+        )
+        return tuple(trigger), effect
 
     def said(self, chosen: Sequence[str]) -> str:
         """Return the sentence with the values in the order of `slots`."""
