@@ -37,11 +37,11 @@ def held_out_words():
     return {w for slot in SLOTS for split in ("dev", "test") for w in values(slot)[split]} - taught
 
 
-def test_every_sort_of_question_is_asked_and_many_of_the_checks_are_true(made):
+def test_every_sort_of_question_is_asked_and_half_of_the_checks_are_true(made):
     n = data.counts(made)
     assert set(n) == {"behaviour", "check", "effect", "goal", "next", "past", "present", "told", "topic", "user"}
     yes = sum(row.answer == data.YES for row in made if row.kind == "check")
-    assert 0.15 < yes / n["check"] < 0.6
+    assert 0.2 < yes / n["check"] < 0.6
     assert len({row.window for row in made}) > 20
 
 
@@ -155,11 +155,3 @@ def test_what_is_said_in_a_window_is_its_own_text(subject, made):
     for row in rows:
         ids = subject.tokenizer.encode(row.text, add_special_tokens=False)
         assert row.answer == subject.tokenizer.decode(ids[-row.window :], skip_special_tokens=True).strip()
-
-
-def test_who_the_user_is_is_asked_of_windows_that_hold_it(subject, made):
-    rows = [row for row in made if row.kind == "user" and row.answer != "nothing."]
-    assert len(rows) > 20
-    for row in rows:
-        ids = subject.tokenizer.encode(row.text, add_special_tokens=False)
-        assert row.answer in subject.tokenizer.decode(ids[-row.window :])

@@ -218,11 +218,9 @@ def rows_of(rng: random.Random, subject: Subject, lang: Language, one: Scene) ->
         text, size = subject.render(one.prompt) + said, window(rng)
         if kind == "past":
             question, answer = PAST_QUESTION, _before(rng, subject, text, size)
-        if kind == "user" and answer:
-            size = max(size, _since(subject, text, answer))
         if kind == "present":
             question, (text, size, answer) = PRESENT_QUESTION, _somewhere(rng, subject, text)
-        if answer and size <= LONGEST_WINDOW:
+        if answer:
             stage = 0 if kind == "present" else 1
             yield Row(text=text, window=size, question=question, answer=answer, kind=kind, stage=stage)
 
@@ -230,19 +228,6 @@ def rows_of(rng: random.Random, subject: Subject, lang: Language, one: Scene) ->
 def _pick(rng: random.Random) -> tuple[str, Ask]:
     ((kind, _, ask),) = rng.choices(ASKED, [share for _, share, _ in ASKED])
     return kind, ask
-
-
-def _since(subject: Subject, text: str, word: str) -> int:
-    """Return how many tokens a window needs to reach back to a word; none where the text does not have it.
-
-    Who the user is stands in one place, and the base carries it nowhere else.
-    """
-    before, found, _ = text.rpartition(word)
-    if not found:
-        return 0
-    return len(subject.tokenizer.encode(text, add_special_tokens=False)) - len(
-        subject.tokenizer.encode(before.rstrip(), add_special_tokens=False)
-    )
 
 
 def _before(rng: random.Random, subject: Subject, text: str, size: int) -> Answer:
