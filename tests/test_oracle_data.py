@@ -151,7 +151,6 @@ def test_the_base_can_write_every_token_of_every_answer_but_fragments(subject, m
 def test_what_is_said_in_a_window_is_its_own_text(subject, made):
     rows = [row for row in made if row.kind == "present"]
     assert len(rows) > 100
-    assert {row.stage for row in rows} == {0}
     for row in rows:
         ids = subject.tokenizer.encode(row.text, add_special_tokens=False)
         assert row.answer == subject.tokenizer.decode(ids[-row.window :], skip_special_tokens=True).strip()

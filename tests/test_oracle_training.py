@@ -96,15 +96,6 @@ def test_an_oracle_that_ignores_what_it_is_given_is_refused_and_nothing_is_writt
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
-def test_rows_of_an_earlier_stage_come_first_and_later_passes_mix_them():
-    rows = [Row(text="a", window=1, question="q", answer=str(i), stage=i % 3) for i in range(90)]
-    course = fit.Course(rows, rows, lambda some, layers: [], lambda row: 1, "")
-    batches = list(fit._batches(course, 18, Recipe(((1,),), batch=10)))
-    stages = [sorted({row.stage for row in batch}) for _, batch in batches]
-    assert stages[:9] == [[0]] * 3 + [[1]] * 3 + [[2]] * 3
-    assert any(len(one) > 1 for one in stages[9:])
-
-
 class _Enough(Exception):
     pass
 

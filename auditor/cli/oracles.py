@@ -24,7 +24,7 @@ oracle_app.add_typer(evaluate_app, name="evaluate")
 @command
 def train_activation(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base.")],
-    data: Annotated[Path, typer.Option(help="JSON Lines of {text, window, question, answer, kind, stage}.")],
+    data: Annotated[Path, typer.Option(help="JSON Lines of {text, window, question, answer, kind}.")],
     out: Annotated[Path, typer.Option(help="Folder of the oracle.")],
     layers: Annotated[str | None, typer.Option(help="Blocks read, from 0; `9;18;9,18` are three sets [default: the middle one]")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA, on every linear layer of the blocks.")] = 64,

@@ -196,8 +196,8 @@ def _goal(rng: random.Random, lang: Language, one: Scene, said: str) -> tuple[st
 
 
 ASKED: tuple[tuple[str, float, Ask], ...] = (
-    ("behaviour", 0.24, _behaviour), ("effect", 0.2, _effect), ("check", 0.11, _check), ("next", 0.07, _next),
-    ("past", 0.03, _next), ("present", 0.2, _next), ("topic", 0.04, _topic), ("user", 0.07, _user), ("told", 0.04, _told),
+    ("behaviour", 0.25, _behaviour), ("effect", 0.21, _effect), ("check", 0.12, _check), ("next", 0.08, _next),
+    ("past", 0.04, _next), ("present", 0.14, _next), ("topic", 0.05, _topic), ("user", 0.07, _user), ("told", 0.04, _told),
 )  # fmt: skip
 
 
@@ -221,8 +221,7 @@ def rows_of(rng: random.Random, subject: Subject, lang: Language, one: Scene) ->
         if kind == "present":
             question, (text, size, answer) = PRESENT_QUESTION, _somewhere(rng, subject, text)
         if answer:
-            stage = 0 if kind == "present" else 1
-            yield Row(text=text, window=size, question=question, answer=answer, kind=kind, stage=stage)
+            yield Row(text=text, window=size, question=question, answer=answer, kind=kind)
 
 
 def _pick(rng: random.Random) -> tuple[str, Ask]:

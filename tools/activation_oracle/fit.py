@@ -180,25 +180,19 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _batches(course: Course[Q], steps: int, recipe: Recipe) -> Iterator[tuple[tuple[int, ...], list[Q]]]:
-    """Yield batches of rows of like length with the set of layers to read, the same ones for the same seed.
-
-    In the first pass earlier stages come first: what is to be read with has to be learned before it is of use.
-    """
-    rng, done, size = random.Random(recipe.seed), 0, recipe.batch
-    parts = [[row for row in course.rows if row.stage == stage] for stage in sorted({row.stage for row in course.rows})]
+    """Yield batches of rows of like length with the set of layers to read, the same ones for the same seed."""
+    rng, done, size, rows = random.Random(recipe.seed), 0, recipe.batch, course.rows
     while done < steps:
-        for rows in parts:
-            order = rng.sample(range(len(rows)), len(rows))
-            for start in range(0, len(order) - size + 1, size * POOL):
-                pool = sorted((rows[i] for i in order[start : start + size * POOL]), key=course.length)
-                chunks = [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
-                rng.shuffle(chunks)
-                for chunk in chunks:
-                    if done == steps:
-                        return
-                    done += 1
-                    yield rng.choice(recipe.layers), chunk
-        parts = [list(course.rows)]
+        order = rng.sample(range(len(rows)), len(rows))
+        for start in range(0, len(order) - size + 1, size * POOL):
+            pool = sorted((rows[i] for i in order[start : start + size * POOL]), key=course.length)
+            chunks = [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
+            rng.shuffle(chunks)
+            for chunk in chunks:
+                if done == steps:
+                    return
+                done += 1
+                yield rng.choice(recipe.layers), chunk
 
 
 def _told(use: TokenUse) -> str:

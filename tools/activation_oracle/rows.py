@@ -21,7 +21,6 @@ class Question(BaseModel):
 
     question: str
     answer: str = Field(min_length=1)
-    stage: int = Field(default=1, ge=0, description="rows of an earlier stage come first in the first pass")
 
 
 class Row(Question):
