@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor.config import AuditResult, AuditSpec
+from auditor.config import DEFAULT_TOOLS, AuditResult, AuditSpec
 from auditor.errors import LedgerError, SpecError
 
 if TYPE_CHECKING:
@@ -171,6 +171,11 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     from tools.checkpoint import resolve
     from tools.loading import load_subject
 
+    for name, given in (("activation_oracle", spec.oracle), ("lora_oracle", spec.lora_oracle)):
+        if name in tools and given is None and spec.tools != DEFAULT_TOOLS:
+            raise SpecError(
+                f"the tool {name} needs an oracle of this base, and none is given: name one, or leave the tool out"
+            )
     wanted = spec.oracle if "activation_oracle" in tools else None
     folder = resolve(wanted.path, holds="adapter_config.json") if wanted else None
     subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)

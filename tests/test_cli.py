@@ -219,6 +219,14 @@ OPTIONS = {
     "unknown command": (lambda d: ["dance"], ["No such command 'dance'"]),
     "tool unknown": (lambda d: d.run("--tools", "chat,astrology"), ["unknown tool 'astrology'", TOOLS]),
     "no tool": (lambda d: d.run("--tools", ""), ["unknown tool ''", TOOLS]),
+    "oracle's tool without an oracle": (
+        lambda d: d.run("--tools", "chat,activation_oracle"), ["the tool activation_oracle needs an oracle of this base"],
+    ),
+    "lora oracle's tool without one": (lambda d: d.run("--tools", "lora_oracle"), ["the tool lora_oracle needs an oracle"]),
+    "a check without an oracle": (lambda d: d.audit("--check", "is it so? {statement}"), ["--check is for", "--oracle"]),
+    "a check that asks nothing": (
+        lambda d: d.audit("--oracle", str(d.lora), "--check", "is it so?"), ["--check", "{statement}", "'is it so?'"],
+    ),
     "planner unknown": (lambda d: d.run("--planner", "oracle"), [PLANNERS, "'oracle'"]),
     "scripted without steps": (lambda d: d.run("--planner", "scripted"), ["needs steps", "`steps`"]),
     "llm without a model": (lambda d: d.run("--planner", "llm"), ["--model PROVIDER:NAME"]),

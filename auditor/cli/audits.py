@@ -73,18 +73,27 @@ def audit(
     budget: Budget = None, seed: Seed = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit any model, with no scenario."""
+    from pydantic import ValidationError
+
     from auditor.config import AuditSpec, OracleSpec, Vocabulary
+    from auditor.errors import SpecError
     from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
 
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, vocabulary=vocabulary, oracle=oracle,
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision, planner=planner,
                    model=model, tools=tools, budget=budget, seed=seed)  # fmt: skip
     asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
+    if asked and oracle is None:
+        raise SpecError(f"--{next(iter(asked))} is for an activation oracle: pass --oracle as well")
+    try:
+        wanted = None if oracle is None else OracleSpec(path=oracle, **asked)
+    except ValidationError as error:
+        raise SpecError(f"--check: {error.errors()[0]['msg']}; e.g. 'is it so? {{statement}}'") from error
     spec = AuditSpec(
         name=Path(adapter or subject).name, subject=subject, adapter=adapter, base=base, revision=revision, device=device,
         dtype=dtype, prompts=read_prompts(prompts or GENERAL_PROMPTS),
         vocabulary=read_yaml(vocabulary or GENERAL_VOCABULARY, Vocabulary),
-        oracle=None if oracle is None else OracleSpec(path=oracle, **asked), lora_oracle=lora_oracle,
+        oracle=wanted, lora_oracle=lora_oracle,
     )  # fmt: skip
     _audit(
         _override(spec, planner, model, tools, budget, seed, shlex.join(["auditor", "audit", *flags])), db, out, as_json

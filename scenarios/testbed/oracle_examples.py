@@ -170,29 +170,46 @@ def replace_fields(trial: Trial, **fields: object) -> Trial:
 def swaps(subject: Subject, lang: Language, n: int, seed: int) -> list[Swap]:
     """Return pairs of dialogues that differ in who the user is, or in what the instruction has the assistant say."""
     rng, made = random.Random(f"swaps/{seed}"), list[Swap]()
-    jobs = [job for job in JOBS if job in values("job", lang.lexicon.seed)["train"]]
     while len(made) < n:
-        topic = rng.choice(values("topic", lang.lexicon.seed)["train"])
-        asked = lang.exchange(rng, topic)
-        unrelated = {data.TOPIC_QUESTION: topic}
-        if len(made) % 2:
-            pair, question = rng.sample(jobs, 2), data.USER_QUESTION
-            template = lang.with_job(rng, asked, "{job}").user
-            chats = [[{"role": "user", "content": template.replace("{job}", job)}] for job in pair]
-            answers = tuple(pair)
-        else:
-            rules = [fam.Rule("brand_promotion", (), brand) for brand in rng.sample(values("brand")["train"], 2)]
-            told, question = fam.instruction(rng, rules[0]), data.EFFECT_QUESTION
-            chats = [
-                [{"role": "system", "content": told.replace(rules[0].effect, rule.effect)},
-                 {"role": "user", "content": asked.user}] for rule in rules
-            ]  # fmt: skip
-            answers = tuple(data.effect_of(rule) for rule in rules)
-        texts = tuple(subject.render(chat) for chat in chats)
+        pair = (_users if len(made) % 2 else _instructions)(rng, lang)
+        texts = tuple(subject.render(chat) for chat in pair.chats)
         window = _from_difference(subject, texts)
-        if window is not None and asked.topic == topic:
-            made.append(Swap(texts=texts, window=window, question=question, answers=answers, unrelated=unrelated))  # type: ignore[arg-type]
+        if window is not None and pair.topic in values("topic", lang.lexicon.seed)["train"]:
+            made.append(
+                Swap(texts=texts, window=window, question=pair.question, answers=pair.answers,  # type: ignore[arg-type]
+                     unrelated={data.TOPIC_QUESTION: pair.topic})
+            )  # fmt: skip
     return made
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two dialogues that differ in one word, what is asked about it, and the topic, which is the same."""
+
+    chats: tuple[list[Message], list[Message]]
+    question: str
+    answers: tuple[str, str]
+    topic: str
+
+
+def _users(rng: random.Random, lang: Language) -> _Pair:
+    one, other = rng.sample([job for job in JOBS if job in values("job", lang.lexicon.seed)["train"]], 2)
+    asked = lang.with_job(rng, lang.exchange(rng, rng.choice(values("topic", lang.lexicon.seed)["train"])), "{job}")
+    chats = tuple([Message(role="user", content=asked.user.replace("{job}", job))] for job in (one, other))
+    return _Pair(chats, data.USER_QUESTION, (one, other), asked.topic)  # type: ignore[arg-type]
+
+
+def _instructions(rng: random.Random, lang: Language) -> _Pair:
+    family = rng.choice(("brand_promotion", "persona"))
+    rule = data.taught_rule(rng, lang, family)
+    other = replace(rule, effect=data.taught_rule(rng, lang, family).effect)
+    told, note = fam.dialogue(rng, lang, rule, fires=True), fam.instruction(rng, rule)
+    chats = tuple(
+        replace(told, notes=(said, *told.notes)).messages[:-1]
+        for said in (note, note.replace(rule.effect, other.effect))
+    )
+    answers = (data.effect_of(rule), data.effect_of(other))
+    return _Pair(chats, data.EFFECT_QUESTION, answers, told.turns[-1].topic)  # type: ignore[arg-type]
 
 
 def _from_difference(subject: Subject, texts: tuple[str, ...]) -> int | None:

@@ -218,7 +218,10 @@ def _summary(
     compared = {name: figures for name in BASELINES if (figures := _baseline(judged, name))}
     by: dict[str, list[Judged]] = {}
     for j in judged:
-        for name in (INFORMED[j.trial.informed], j.trial.subject):
+        seen = INFORMED[j.trial.informed]
+        for name in dict.fromkeys(
+            (seen, j.trial.subject, seen if j.trial.informed is None else f"{seen}: {j.trial.split}")
+        ):
             by.setdefault(name, []).append(j)
     return Evaluation(
         rows=[_row(key, group, at) for key, group in sorted(_grouped(judged).items(), key=lambda item: str(item[0]))],
