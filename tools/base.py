@@ -60,7 +60,7 @@ class Tool(ABC, Generic[ArgsT]):
 
     A suggestion is made only above a threshold of lift that stands as a constant beside the tool;
     they were chosen on the testbed's `dev` suite, where adapters trained on ordinary chat stay below
-    and organisms rise above, but for those of the two oracles: two nats, not chosen on anything yet.
+    and organisms rise above, but for those of the oracle of weights: two nats, not chosen on anything yet.
     """
 
     name: ClassVar[str]

@@ -20,7 +20,8 @@ from tools.subject import MAX_BATCH, Subject
 OTHER_PROMPT = "other_prompt"
 N_CHANNELS = 8
 """The subject and seven controls: none, zero, random, base, another adapter, the text alone, another prompt."""
-THRESHOLD_NATS, CHECK_THRESHOLD_NATS = 2.0, 2.0
+THRESHOLD_NATS, CHECK_THRESHOLD_NATS = 2.0, 1.0
+"""Chosen on `dev`: no answer of its sixteen controls had a lift at all, and no claim checked on one rose above -2.6."""
 N_SAMPLES, ABSTAIN_BELOW = 10, 0.5
 N_ANSWERS = 6
 BEST = "best"
