@@ -26,7 +26,7 @@ from tools.lora_oracle.delta import ModuleDelta, module_deltas
 from tools.lora_oracle.evaluate import evaluate, hits, table
 from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, read_loracle_contract
 from tools.lora_oracle.library import Known, Planted, read_changes, read_library, split_off, write_changes
-from tools.lora_oracle.readers import Answer, ByClaims, Lens, Majority, Nearest
+from tools.lora_oracle.readers import Answer, ByClaims, Lens, Majority, Nearest, Said
 from tools.lora_oracle.shapes import EFFECT, parts_of, shapes_of
 from tools.lora_oracle.tokens import MODULES, direction_tokens
 from tools.lora_oracle.tool import LoraOracle
@@ -68,6 +68,13 @@ def planted_change(subject, words, word, seed, family="echo"):
     return deltas
 
 
+def nothing_read(deltas, seed):
+    """Return a change's twin that reads random directions."""
+    generator = torch.Generator().manual_seed(seed)
+    random_one = {p: torch.randn(D, 1, generator=generator, dtype=torch.float64) for p in deltas}
+    return {p: ModuleDelta(p, d.layer, d.U, d.S, random_one[p] / random_one[p].norm()) for p, d in deltas.items()}
+
+
 @pytest.fixture(scope="module")
 def base(base_folder):
     torch.set_num_threads(1)
@@ -83,10 +90,7 @@ def library(base):
         quiet = i % 4 == 0
         deltas = planted_change(base, words, word, i, family)
         if quiet:
-            deltas = {
-                p: ModuleDelta(p, d.layer, d.U, d.S, torch.nn.functional.normalize(torch.randn(D, 1).double(), dim=0))
-                for p, d in deltas.items()
-            }
+            deltas = nothing_read(deltas, i)
         made.append(Known(str(i), deltas, () if quiet else (claim(word, family),), {}))
     return made
 
@@ -189,11 +193,11 @@ def test_the_claim_reader_learns_what_was_planted_and_fills_a_slot_with_a_word_i
     listed = loaded.words.values["word"]
     unseen = [listed[int(values["word"].argmax())] for _, values in reader.scores(changes)]
     assert unseen.count("fox") >= 9, unseen
-    seen = reader.read([k.deltas for k in library if k.claims][:40])
-    quiet = reader.read([k.deltas for k in split_off(library, 0)[1] if not k.claims])
-    assert len(quiet) >= 2
-    assert sum(s.p_planted > 0.5 for s in seen) >= 38
-    assert sum(s.p_planted for s in quiet) / len(quiet) < 0.5 * sum(s.p_planted for s in seen) / len(seen)
+    loud = [planted_change(base, loaded.words, WORDS[i % 10], 700 + i, "echo") for i in range(12)]
+    seen = reader.read(loud)
+    quiet = reader.read([nothing_read(change, 700 + i) for i, change in enumerate(loud)])
+    assert sum(s.p_planted > 0.5 for s in seen) >= 10
+    assert sum(s.p_planted for s in quiet) < 0.5 * sum(s.p_planted for s in seen)
 
 
 def test_no_change_at_all_is_read_as_one(trained, base):
@@ -283,7 +287,20 @@ def test_changes_are_written_and_read_back_in_order(tmp_path, library):
         assert all(torch.allclose(one[p].V, two[p].V, atol=1e-3) for p in one)
 
 
+def test_what_is_held_out_is_a_tenth_that_is_not_learned_from(library):
+    taught, held = split_off(library, 3)
+    assert len(held) == 12
+    assert {k.id for k in taught} | {k.id for k in held} == {k.id for k in library}
+    assert not {k.id for k in taught} & {k.id for k in held}
+
+
 # -- the interpreter's contract
+
+
+def test_its_answer_for_nothing_is_known_however_it_is_written():
+    contract = LoracleContract(base="tiny", encoding="svd_fixed_k2_mag7_rankfirst", question="?", nothing="no rule.")
+    assert contract.is_nothing(" No  rule")
+    assert not contract.is_nothing("no rule but one.")
 
 
 def test_slots_are_ranks_of_blocks_of_modules_and_what_is_missing_is_zero(library):
@@ -352,6 +369,27 @@ def test_an_examination_has_every_reader_by_split_controls_and_gauge(
     assert any("| lens | pairs | 1 |" in line for line in table(found))
 
 
+class Fickle:
+    """A reader that never says the same twice."""
+
+    name = "fickle"
+
+    def __init__(self):
+        self.n = 0
+
+    def read(self, changes):
+        self.n += 1
+        return [Said((Answer("echo", frozenset(), None, str(self.n)),), p_planted=1 / self.n) for _ in changes]
+
+
+def test_an_answer_that_changes_when_factors_are_rewritten_is_counted(base_folder, lora_folder, base, tmp_path):
+    tiny.copy(lora_folder, tmp_path / "a")
+    case = Case(adapter="a", split="pairs", claims=(claim("river"),))
+    found = evaluate(str(base_folder), [case], tmp_path, [Fickle()], Lens(candidates(base, {"word": WORDS})))
+    assert found.gauge_flips == 1
+    assert found.gauge_max_deviation > 0.1
+
+
 # -- as an instrument
 
 
@@ -382,6 +420,7 @@ def test_every_claim_and_the_sentence_are_held_against_other_changes_within_the_
         assert set(reading.controls) == CONTROLS
         if reading.name != "p_planted":
             assert reading.lift == reading.value - max(reading.controls.values())
+    assert by_name["sentence"].controls["random_directions"] != by_name["sentence"].value
     assert "lora_oracle" in subject.files, "a resumed audit checks the oracle's files"
 
 

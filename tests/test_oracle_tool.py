@@ -17,6 +17,7 @@ from scenarios.load import GENERAL_PROMPTS, read_prompts
 from tools.activation_oracle import inject as injection
 from tools.activation_oracle import tool as instrument
 from tools.activation_oracle.contract import Decoding, OracleContract
+from tools.activation_oracle.controls import Controlled
 from tools.activation_oracle.tool import ActivationOracle
 from tools.claims import Claim, Effect, Trigger
 from tools.errors import ToolInputError
@@ -58,9 +59,13 @@ def run(subject, tool, **arguments):
 
 def test_every_answer_carries_seven_controls_and_how_many_samples_agreed(oracle_of, monkeypatch):
     monkeypatch.setattr(instrument, "ABSTAIN_BELOW", 0.0)
+    scored, lifted = list[int](), Controlled.lifted
+    monkeypatch.setattr(Controlled, "lifted", lambda self, *a: (scored.append(len(self.mine)), lifted(self, *a))[1])
     found = run(*oracle_of()).readings
     answers = [r for r in found if r.name == "answer"]
     assert answers
+    assert sorted(scored) == sorted(r.detail["n"] for r in answers), "an answer is scored where it was given"
+    assert any(r.controls["other_prompt"] != r.controls["base"] for r in answers)
     for reading in answers:
         assert set(reading.controls) == CONTROLS
         assert reading.lift == reading.value - max(reading.controls.values())
