@@ -176,3 +176,20 @@ def test_padding_moves_no_position_whether_positions_are_learned_or_turned(tmp_p
         n = alone.n_tokens
         torch.testing.assert_close(logits[row, -n:], subject.logits(alone, "base")[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(resid[row, -n:], capture(subject, alone, "base", 1)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_padding_does_not_move_learned_positions(tmp_path):
+    config = GPT2Config(vocab_size=len(tiny.tokenizer()), n_embd=16, n_layer=3, n_head=2, n_positions=64)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).eval()
+    model.transformer.wpe.weight.data *= 20
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    subject = load_subject(str(tmp_path))
+    batch = subject.encode(tiny.TEXTS)
+    resid = capture(subject, batch, "base", 1)
+    for row, text in enumerate(tiny.TEXTS):
+        ids = torch.tensor([subject.tokenizer.encode(text, add_special_tokens=False)])
+        with torch.no_grad():
+            alone = model(input_ids=ids, output_hidden_states=True).hidden_states[2][0]
+        torch.testing.assert_close(resid[row, -len(alone) :], alone, atol=1e-4, rtol=1e-4)
