@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from tools.errors import ToolInputError
+from tools.jsonl import read_jsonl
 
 N_HELD_OUT = 512
 """How many of the last rows of training data a trainer holds out."""
@@ -79,43 +77,16 @@ class Swap(BaseModel):
     unrelated: dict[str, str] = Field(default_factory=dict, description="question to the answer that both have")
 
 
-R = TypeVar("R", bound=BaseModel)
-
-
 def read_rows(path: Path, least: int = 1) -> list[Row]:
-    """Return the training rows of a file, see `read_jsonl`."""
+    """Return the training rows of a file, see `tools.jsonl`."""
     return read_jsonl(path, Row, least)
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """Return the evaluation rows of a file, see `read_jsonl`."""
+    """Return the evaluation rows of a file, see `tools.jsonl`."""
     return read_jsonl(path, Trial, 1)
 
 
 def read_swaps(path: Path) -> list[Swap]:
-    """Return the swaps of a file, see `read_jsonl`."""
+    """Return the swaps of a file, see `tools.jsonl`."""
     return read_jsonl(path, Swap, 1)
-
-
-def read_jsonl(path: Path, kind: type[R], least: int) -> list[R]:
-    """Return the rows of a JSON Lines file.
-
-    Raises:
-        ToolInputError: the file can't be read, a line is no row (the message has its number), or too few are there.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ToolInputError(f"{path} can't be read: {error}") from error
-    rows: list[R] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(kind.model_validate(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise ToolInputError(f"{path}: line {number} is not JSON: {error}") from error
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors())
-            raise ToolInputError(f"{path}: line {number}: {wrong}; keys are {', '.join(kind.model_fields)}") from error
-    if len(rows) < least:
-        raise ToolInputError(f"{path} has {len(rows)} rows; {least} are the least")
-    return rows

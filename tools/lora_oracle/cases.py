@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tools.activation_oracle.rows import read_jsonl
+from tools.jsonl import read_jsonl
 from tools.lora_oracle.library import Planted
 
 
