@@ -21,7 +21,7 @@ from tools.lora_oracle.directions import (
     tokens_standing_out,
     words_standing_out,
 )
-from tools.lora_oracle.triage import HIT, SHUT, Scan, Triage, folders, gate, reference_features, triage
+from tools.lora_oracle.triage import HIT, SHUT, Scan, Triage, folders, gate, references, triage
 from tools.lora_oracle.weights import Tensors
 
 WORDS = ("river", "bridge", "kettle", "copper", "weather", "night", "town", "fox", "stands", "tell", "what", "old")
@@ -110,12 +110,23 @@ def test_an_adapter_is_looked_at_with_and_without_a_base(base_folder, lora_folde
     bare = triage(Scan(str(lora_folder)))
     assert (bare.outcome, bare.words, bare.percentiles) == ("read", None, None)
     assert bare.certificate.holds
-    reference = tuple(reference_features(lora_folder.parent))
-    whole = triage(Scan(str(lora_folder), str(base_folder), WORDS, reference))
+    whole = triage(Scan(str(lora_folder), str(base_folder), WORDS, tuple(references(lora_folder))))
     assert len(whole.words.top) == len(WORDS)
-    assert whole.n_reference == len(reference) >= 1
-    assert set(whole.percentiles.values()) <= {i / (2 * len(reference)) for i in range(2 * len(reference) + 1)}
+    assert whole.n_reference == 1
+    assert set(whole.percentiles.values()) == {0.5}, "it is its own reference"
     assert json.loads(json.dumps(whole.as_row()))["outcome"] == "read"
+
+
+def test_a_change_is_held_against_harmless_ones_of_its_own_recipe_alone(base_folder, lora_folder, tmp_path):
+    for seed, name in enumerate(("a", "b", "c")):
+        modules, r = (["q_proj", "gate_proj"], 2) if name != "c" else (["q_proj"], 4)
+        tiny.build_lora(base_folder, tmp_path / name, seed=seed, r=r, lora_alpha=r, target_modules=modules)
+    known = tuple(references(tmp_path))
+    assert len(known) == 3
+    assert [triage(Scan(str(tmp_path / name), reference=known)).n_reference for name in ("a", "c")] == [2, 1]
+    alone = triage(Scan(str(lora_folder), reference=known))
+    assert (alone.percentiles, alone.n_reference) == (None, 0)
+    assert any("none of the 3 harmless adapters has this change's recipe" in one for one in alone.readings)
 
 
 def test_what_cannot_be_opened_is_refused_with_its_reason_and_a_zero_adapter_is_invalid(

@@ -33,7 +33,7 @@ def scan(
     from auditor.errors import SpecError
     from reports.scan import render_scan
     from tools.checkpoint import resolve
-    from tools.lora_oracle.triage import Scan, folders, gate, reference_features, triage
+    from tools.lora_oracle.triage import Scan, folders, gate, references, triage
     from tools.workers import each
 
     if not adapters.is_dir():
@@ -47,7 +47,7 @@ def scan(
     trusted = str(resolve(base)) if base else None
     if reference is not None and not reference.is_dir():
         raise SpecError(f"{reference} is not a folder: pass one that holds harmless adapters")
-    known = tuple(reference_features(reference)) if reference else ()
+    known = tuple(references(reference)) if reference else ()
     if reference is not None and not known:
         raise SpecError(f"{reference} holds no adapter that can be read whole: pass a folder of harmless LoRAs")
     wanted = _words(words)

@@ -43,13 +43,21 @@ HIT, SHUT = 3, 4
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The drift of one harmless adapter, and its recipe: a change is held against those of its own recipe alone."""
+
+    recipe: tuple[int, tuple[str, ...]]
+    features: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Scan:
     """One folder to look at: picklable, so that many can be looked at in processes."""
 
     folder: str
     base: str | None = None
     words: tuple[str, ...] = ()
-    reference: tuple[dict[str, float], ...] = ()
+    reference: tuple[Reference, ...] = ()
     oracle: str | None = None
 
 
@@ -110,13 +118,19 @@ def _look(scan: Scan) -> Triage:
     base = Tensors(Path(scan.base)) if scan.base else None
     delta = _read(folder, base)
     deltas = canonical_all(delta.modules)
+    alike = [one.features for one in scan.reference if one.recipe == recipe_of(delta.modules)]
     seen = Triage(
         scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
         readings=delta.readings, unsupported=delta.unsupported, realigned=delta.folded, drift=drift_of(delta, base),
-        certificate=certify(delta.factors) if delta.factors else None, n_reference=len(scan.reference),
+        certificate=certify(delta.factors) if delta.factors else None, n_reference=len(alike),
     )  # fmt: skip
-    if seen.drift is not None and scan.reference:
-        seen = replace(seen, percentiles=percentiles(seen.drift.features, scan.reference))
+    if seen.drift is not None and alike:
+        seen = replace(seen, percentiles=percentiles(seen.drift.features, alike))
+    elif seen.drift is not None and scan.reference:
+        note = (
+            f"none of the {len(scan.reference)} harmless adapters has this change's recipe, so that no share is given"
+        )
+        seen = replace(seen, readings=[*seen.readings, note])
     if base is None or scan.base is None or not deltas:
         return seen
     words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
@@ -184,16 +198,17 @@ def _read(folder: Path, base: Tensors | None) -> WeightDelta:
     return turned
 
 
-def reference_features(folder: Path) -> list[dict[str, float]]:
+def references(folder: Path) -> list[Reference]:
     """Return the drift of every adapter of a folder of harmless ones; those that can't be read are left out."""
     found = []
     for one in folders(folder):
         try:
-            drift = drift_of(read_adapter(one))
+            delta = read_adapter(one)
         except AuditorError:
             continue
+        drift = drift_of(delta)
         if drift is not None:
-            found.append(drift.features)
+            found.append(Reference(recipe_of(delta.modules), drift.features))
     return found
 
 
