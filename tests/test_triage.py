@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from auditor.cli import app
 from reports.scan import page_name
+from tools.loading import load_subject
 from tools.lora_oracle.adapter import WeightDelta
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.directions import (
@@ -101,6 +102,32 @@ def test_words_of_several_tokens_are_read_as_one(words, base_folder):
     assert len(tokenizer.encode(f" {longest}", add_special_tokens=False)) > 1
     deltas = planted(words, longest, some_token(words))
     assert words_standing_out(list(deltas.values()), words).top[0][0] == longest
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "qwen3", "gemma2", "gemma3"])
+def test_words_are_seen_as_the_first_block_gets_them_and_the_mlp_behind_its_own_norm(tmp_path, kind):
+    folder = tiny.build_other(tmp_path, kind)
+    subject = load_subject(str(folder))
+    for name, weight in subject.model.named_parameters():
+        if name.endswith("layernorm.weight"):
+            weight.data += torch.linspace(-0.4, 0.4, len(weight))
+    subject.model.save_pretrained(folder)
+    words = dictionary(Tensors(folder), subject.tokenizer)
+    ids = torch.tensor([subject.tokenizer.encode(f" {words.words[0]}", add_special_tokens=False)])
+    assert ids.shape == (1, 1)
+    seen = {}
+    block = subject.model.model.layers[0]
+    block.self_attn.q_proj.register_forward_pre_hook(lambda _, given: seen.update(q=given[0][0]))
+    with torch.no_grad():
+        subject.model(input_ids=ids)
+    path = "model.layers.0.self_attn.q_proj"
+    torch.testing.assert_close(words.seen_by(path)[0].float(), seen["q"][0], atol=1e-3, rtol=1e-3)
+    norm = block.pre_feedforward_layernorm if kind.startswith("gemma") else block.post_attention_layernorm
+    unit = words.inputs.float()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            words.seen_by("model.layers.0.mlp.up_proj").float(), norm(unit), atol=1e-3, rtol=1e-3
+        )
 
 
 # -- triage

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tools.checkpoint import read_json
 from tools.errors import ModelLoadError
 from tools.lora_oracle.canonical import canonical
 from tools.lora_oracle.delta import ModuleDelta, scrambled
@@ -25,6 +26,8 @@ EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.we
               "gpt_neox.embed_in.weight")  # fmt: skip
 UNEMBEDDINGS = ("lm_head.weight", "embed_out.weight")
 AFTER_ATTENTION = ("gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1")
+BEFORE_ATTENTION, BEFORE_MLP = ("input_layernorm",), ("pre_feedforward_layernorm", "post_attention_layernorm")
+"""The norm before a module, the first that a block has: Gemma's blocks have one of its own before the MLP."""
 COUPLED = (("up_proj", "down_proj"), ("gate_proj", "down_proj"), ("v_proj", "o_proj"))
 """Modules of one block of which the second reads what the first wrote: neurons, or head outputs."""
 N_NULLS, N_DIRECTIONS, N_PAIRS, TOP = 3, 8, 8, 6
@@ -52,8 +55,8 @@ class Dictionary:
         """Return the words as a module gets them: behind the gain of its norm."""
         block, _, module = path.rpartition(".")
         block = block.removesuffix(".self_attn").removesuffix(".mlp").removesuffix(".attn")
-        late = "post_attention_layernorm" if module in AFTER_ATTENTION else "input_layernorm"
-        gain = self.gains.get(f"{block}.{late}.weight")
+        norms = BEFORE_MLP if module in AFTER_ATTENTION else BEFORE_ATTENTION
+        gain = next((self.gains[n] for norm in norms if (n := f"{block}.{norm}.weight") in self.gains), None)
         return self.inputs if gain is None or len(gain) != self.inputs.shape[1] else self.inputs * gain
 
 
@@ -78,7 +81,11 @@ def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dict
         torch.stack([embed[i].mean(0) for _, i in kept]) if kept else torch.zeros(0, embed.shape[1], dtype=embed.dtype)
     )
     scale = vectors.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
-    gains = {n: base.read(n).double() for n in base if n.endswith("layernorm.weight") and len(base.shape(n)) == 1}
+    kind = str(read_json(base.folder / "config.json", ModelLoadError).get("model_type", ""))
+    added = 1.0 if kind.startswith("gemma") else 0.0  # whose norms multiply by one more than their weight
+    gains = {
+        n: base.read(n).double() + added for n in base if n.endswith("layernorm.weight") and len(base.shape(n)) == 1
+    }
     outputs = unembed[: len(tokens)]
     return Dictionary(tuple(w for w, _ in kept), vectors / scale, tokens, outputs - outputs.mean(0), gains)
 
