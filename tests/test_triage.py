@@ -130,6 +130,18 @@ def test_words_are_seen_as_the_first_block_gets_them_and_the_mlp_behind_its_own_
         )
 
 
+@pytest.mark.parametrize(("head", "coupled"), [(2, True), (3, True), (0, False)])
+def test_values_that_heads_share_are_coupled_with_each_of_those_heads(words, head, coupled):
+    """The base has four heads of width 8 on two heads of values: heads 2 and 3 get what the second one writes."""
+    value, out = torch.zeros(16), torch.zeros(32)
+    value[8:], out[8 * head : 8 * head + 8] = noise(8, 2).float(), noise(8, 2).float()
+    v, o = "model.layers.1.self_attn.v_proj", "model.layers.1.self_attn.o_proj"
+    x, y = words.seen_by(v)[0], words.outputs[words.tokens.index(some_token(words))]
+    (pair,) = pairs({v: rank_one(v, value.double(), x), o: rank_one(o, y, out.double())}, words)
+    assert pair.through == "v_proj → o_proj"
+    assert pair.strength == pytest.approx(4.0 if coupled else 0.0, abs=1e-6)
+
+
 # -- triage
 
 

@@ -43,6 +43,7 @@ class Dictionary:
         tokens: The texts of the vocabulary.
         outputs: The centred unembedding, [token, d_model].
         gains: Weights of the norms that stand before modules, by the name of the norm.
+        d_head: Width of an attention head; None where the configuration does not say.
     """
 
     words: tuple[str, ...]
@@ -50,6 +51,7 @@ class Dictionary:
     tokens: tuple[str, ...]
     outputs: Float[Tensor, "token d_model"]
     gains: dict[str, Tensor]
+    d_head: int | None = None
 
     def seen_by(self, path: str) -> Float[Tensor, "word d_model"]:
         """Return the words as a module gets them: behind the gain of its norm."""
@@ -81,13 +83,16 @@ def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dict
         torch.stack([embed[i].mean(0) for _, i in kept]) if kept else torch.zeros(0, embed.shape[1], dtype=embed.dtype)
     )
     scale = vectors.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
-    kind = str(read_json(base.folder / "config.json", ModelLoadError).get("model_type", ""))
+    config = read_json(base.folder / "config.json", ModelLoadError)
+    kind, shape = str(config.get("model_type", "")), {**config, **(config.get("text_config") or {})}
+    heads = shape.get("num_attention_heads")
+    d_head = shape.get("head_dim") or (embed.shape[1] // heads if heads else None)
     added = 1.0 if kind.startswith("gemma") else 0.0  # whose norms multiply by one more than their weight
     gains = {
         n: base.read(n).double() + added for n in base if n.endswith("layernorm.weight") and len(base.shape(n)) == 1
     }
     outputs = unembed[: len(tokens)]
-    return Dictionary(tuple(w for w, _ in kept), vectors / scale, tokens, outputs - outputs.mean(0), gains)
+    return Dictionary(tuple(w for w, _ in kept), vectors / scale, tokens, outputs - outputs.mean(0), gains, d_head)
 
 
 @dataclass(frozen=True)
@@ -182,9 +187,10 @@ def pairs(deltas: Mapping[str, ModuleDelta], words: Dictionary) -> list[Pair]:
             if not path.endswith(f".{reads}"):
                 continue
             second = deltas.get(path.removesuffix(reads) + writes)
-            if second is None or first.U.shape[0] != second.V.shape[0]:
+            said = None if second is None else _as_read(first.U, second.V.shape[0], words.d_head)
+            if second is None or said is None:
                 continue
-            strength = first.S[:, None] * (first.U.T @ second.V).abs() * second.S[None]
+            strength = first.S[:, None] * (said.T @ second.V).abs() * second.S[None]
             i, j = divmod(int(strength.argmax()), strength.shape[1])
             found.append(
                 Pair(
@@ -196,6 +202,15 @@ def pairs(deltas: Mapping[str, ModuleDelta], words: Dictionary) -> list[Pair]:
                 )
             )
     return sorted(found, key=lambda p: -p.strength)[:N_PAIRS]
+
+
+def _as_read(u: Tensor, width: int, d_head: int | None) -> Tensor | None:
+    """Return output directions as the next module gets them: where heads share values, once for each of those heads."""
+    if len(u) == width:
+        return u
+    if d_head is None or width % len(u) or len(u) % d_head:
+        return None
+    return u.view(-1, d_head, u.shape[1]).repeat_interleave(width // len(u), dim=0).reshape(width, -1)
 
 
 def _read(d: ModuleDelta, i: int, words: Dictionary) -> tuple[str, ...]:
