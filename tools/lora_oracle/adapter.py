@@ -263,9 +263,7 @@ def _dora(path: str, factors: Factors, magnitude: Tensor, base: Tensors | None, 
         found.unsupported[path] = "DoRA scales the base's own weights: pass the base to read it"
         return
     before = base.read(f"{path}.weight").double()
-    directed = before + (
-        factors.scale * factors.B @ factors.A if not factors.transposed else (factors.scale * factors.B @ factors.A).T
-    )
+    directed = before + factors.scale * factors.B @ factors.A
     after = magnitude.flatten()[:, None] * directed / directed.norm(dim=1, keepdim=True).clamp_min(1e-12)
     found.add(path, *truncated(path, after - before))
 
