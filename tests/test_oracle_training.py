@@ -214,7 +214,7 @@ def test_an_evaluation_tells_an_oracle_that_reads_from_its_baselines(trained, ba
     assert found.baselines["no_activation"] < 0.5 < found.compared["no_activation"]["oracle"]
     assert found.baselines["probe"] > found.baselines["majority"]
     assert set(found.baselines) == {"no_activation", "outright", "probe", "logit_lens", "majority"}
-    assert set(found.ece_by) == {"informed", "base"}
+    assert set(found.ece_by) == {"informed", "informed: train", "base"}
     assert found.swaps["n"] == 12
     assert found.swaps["follows"] > 0.9
     for row in found.rows:
