@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import scenarios.testbed as testbed
 from auditor.cli import app
+from tools.activation_oracle import fit
+from tools.activation_oracle.fit import Recipe
 from tools.loading import load_subject
 from tools.lora_oracle.cases import Case
-from tools.lora_oracle.interpreter import FILE, Interpreter
+from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, train_interpreter
 from tools.lora_oracle.library import Planted, read_library, split_off
 from tools.lora_oracle.train import REFERENCES
 
@@ -130,3 +132,35 @@ def write_adapter(folder, known):
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "target_modules": ["gate_proj"],
               "base_model_name_or_path": str(BASE)}  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+class _Enough(Exception):
+    pass
+
+
+def test_an_interrupted_interpreter_goes_on_to_the_weights_of_one_that_was_not(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "SAVE_EVERY", 3)
+    monkeypatch.setattr(fit, "_refuse_deaf", lambda use, step, out: None)
+    known, recipe = list(read_library(shards)), Recipe(((1,),), rank=2, batch=16, epochs=0.9)
+    contract = LoracleContract(
+        base="base", encoding="svd_fixed_k1_mag7_rankfirst", site=1, question="what?", nothing="no."
+    )
+
+    def trained_in(folder):
+        train_interpreter(load_subject(str(BASE)), known, folder, recipe, contract)
+        return load_file(folder / "adapter_model.safetensors")
+
+    whole, step, ran = trained_in(tmp_path / "whole"), fit._step, []
+
+    def until(*args):
+        ran.append(step(*args))
+        if len(ran) == 5:
+            raise _Enough
+        return ran[-1]
+
+    monkeypatch.setattr(fit, "_step", until)
+    with pytest.raises(_Enough):
+        trained_in(tmp_path / "twice")
+    twice = trained_in(tmp_path / "twice")
+    assert len(ran) == 5 + 6 - 3, "the checkpoint after three steps was gone on from"
+    assert all(torch.equal(tensor, twice[name]) for name, tensor in whole.items())

@@ -244,6 +244,7 @@ class _Run:
             for weight, saved in zip(self.weights, kept["weights"], strict=True):
                 weight.copy_(saved)
         self.optimizer.load_state_dict(kept["optimizer"])
+        torch.set_rng_state(kept["rng"])
         return int(kept["step"]), float(kept["seconds"])
 
     def save(self, step: int, seconds: float) -> None:
@@ -252,7 +253,7 @@ class _Run:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         state = {"fingerprint": self.fingerprint, "step": step, "seconds": seconds, "optimizer": self.optimizer.state_dict(),
-                 "weights": [weight.detach().cpu() for weight in self.weights]}  # fmt: skip
+                 "rng": torch.get_rng_state(), "weights": [weight.detach().cpu() for weight in self.weights]}  # fmt: skip
         partial = self.out / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
         partial.replace(self.out / CHECKPOINT)

@@ -8,7 +8,6 @@ the contract: a direction's length tells how much of the change it holds, and tr
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -95,21 +94,20 @@ class LoracleContract(BaseModel):
             decoding=Decoding(max_new_tokens=max_new_tokens),
         )  # fmt: skip
 
-    def given(self, tokens: DirectionTokens, n_layers: int, rng: random.Random | None = None) -> Activations:
+    def given(self, tokens: DirectionTokens, n_layers: int, flipped: bool = False) -> Activations:
         """Return directions in their slots, [rank, block and module, d_model]; a slot without one is zero.
 
         Args:
             tokens: The directions.
             n_layers: Blocks of the base.
-            rng: Of random signs, for training; None keeps the canonical ones.
+            flipped: Give each a random sign of torch's own generator, for training, instead of the canonical one.
         """
         slots = torch.zeros(self.n_ranks, n_layers * len(MODULES), tokens.vectors.shape[1])
         vectors = tokens.vectors
         if self.sized and len(tokens):
             vectors = vectors * (tokens.strength / tokens.strength.max()).sqrt()[:, None]
-        if rng is not None:
-            signs = torch.tensor([rng.choice((-1.0, 1.0)) for _ in range(len(tokens))])
-            vectors = vectors * signs[:, None]
+        if flipped:
+            vectors = vectors * torch.randint(0, 2, (len(tokens), 1)).mul(2).sub(1)
         inside = tokens.rank < self.n_ranks
         slots[tokens.rank[inside], (tokens.layer * len(MODULES) + tokens.module)[inside]] = vectors[inside]
         return Activations(slots, tuple(range(1, self.n_ranks + 1)), "directions")
@@ -193,11 +191,10 @@ def train_interpreter(
             f"{len(library)} adapters are too few for batches of {recipe.batch}: build more, or pass --batch"
         )
     tokens = {known.id: direction_tokens(known.deltas, subject.d_model, contract.n_ranks) for known in library}
-    rng, n_layers = random.Random(f"signs/{recipe.seed}"), subject.n_layers
 
     def given(some: Sequence[Statement], _: tuple[int, ...]) -> list[Activations]:
-        flips = rng if torch.is_grad_enabled() else None
-        return [contract.given(tokens[row.adapter], n_layers, flips) for row in some]
+        flipped = torch.is_grad_enabled()
+        return [contract.given(tokens[row.adapter], subject.n_layers, flipped) for row in some]
 
     accelerator = Accelerator(cpu=device == "cpu")
     reader, weights = attach(subject, contract.prompt(), recipe, CHANNEL)
