@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cut_off import CutOffError, cut_off_after
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -134,10 +135,6 @@ def write_adapter(folder, known):
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-class _Enough(Exception):
-    pass
-
-
 def test_an_interrupted_interpreter_goes_on_to_the_weights_of_one_that_was_not(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "SAVE_EVERY", 3)
     monkeypatch.setattr(fit, "_refuse_deaf", lambda use, step, out: None)
@@ -150,16 +147,9 @@ def test_an_interrupted_interpreter_goes_on_to_the_weights_of_one_that_was_not(s
         train_interpreter(load_subject(str(BASE)), known, folder, recipe, contract)
         return load_file(folder / "adapter_model.safetensors")
 
-    whole, step, ran = trained_in(tmp_path / "whole"), fit._step, []
-
-    def until(*args):
-        ran.append(step(*args))
-        if len(ran) == 5:
-            raise _Enough
-        return ran[-1]
-
-    monkeypatch.setattr(fit, "_step", until)
-    with pytest.raises(_Enough):
+    whole = trained_in(tmp_path / "whole")
+    ran = cut_off_after(5, monkeypatch)
+    with pytest.raises(CutOffError):
         trained_in(tmp_path / "twice")
     twice = trained_in(tmp_path / "twice")
     assert len(ran) == 5 + 6 - 3, "the checkpoint after three steps was gone on from"

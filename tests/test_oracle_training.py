@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from cut_off import CutOffError, cut_off_after
 from safetensors.torch import load_file
 
 from tools.activation_oracle import fit, train
@@ -96,27 +97,14 @@ def test_an_oracle_that_ignores_what_it_is_given_is_refused_and_nothing_is_writt
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
-class _Enough(Exception):
-    pass
-
-
 def test_an_interrupted_training_goes_on_to_the_weights_of_one_that_was_not(base_folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "SAVE_EVERY", 5)
     recipe = Recipe(((1,), (0, 1)), rank=4, batch=24, epochs=0.5)
     whole, twice = tmp_path / "whole", tmp_path / "twice"
     monkeypatch.setattr(fit, "_refuse_deaf", lambda use, step, out: None)
     train_oracle(str(base_folder), data, whole, recipe)
-    step = fit._step
-    ran = []
-
-    def until(*args):
-        ran.append(step(*args))
-        if len(ran) == 8:
-            raise _Enough
-        return ran[-1]
-
-    monkeypatch.setattr(fit, "_step", until)
-    with pytest.raises(_Enough):
+    ran = cut_off_after(8, monkeypatch)
+    with pytest.raises(CutOffError):
         train_oracle(str(base_folder), data, twice, recipe)
     assert (twice / fit.CHECKPOINT).exists()
     train_oracle(str(base_folder), data, twice, recipe)
@@ -130,8 +118,8 @@ def test_a_checkpoint_of_another_training_is_refused(base_folder, data, tmp_path
     monkeypatch.setattr(fit, "SAVE_EVERY", 2)
     monkeypatch.setattr(fit, "_refuse_deaf", lambda use, step, out: None)
     recipe = Recipe(((1,),), rank=4, batch=24, epochs=0.2)
-    monkeypatch.setattr(train, "_write", lambda *args: (_ for _ in ()).throw(_Enough))
-    with pytest.raises(_Enough):
+    monkeypatch.setattr(train, "_write", lambda *args: (_ for _ in ()).throw(CutOffError))
+    with pytest.raises(CutOffError):
         train_oracle(str(base_folder), data, tmp_path / "out", recipe)
     with pytest.raises(ToolInputError, match="is of a training on other data, another base or recipe: remove it"):
         train_oracle(str(base_folder), data, tmp_path / "out", Recipe(((1,),), rank=8, batch=24, epochs=0.2))

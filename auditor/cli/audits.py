@@ -88,7 +88,7 @@ def audit(
     try:
         wanted = None if oracle is None else OracleSpec(path=oracle, **asked)
     except ValidationError as error:
-        raise SpecError(f"--check: {error.errors()[0]['msg']}; e.g. 'is it so? {{statement}}'") from error
+        raise SpecError(f"--check: {error.errors()[0]['ctx']['error']}; e.g. 'is it so? {{statement}}'") from error
     spec = AuditSpec(
         name=Path(adapter or subject).name, subject=subject, adapter=adapter, base=base, revision=revision, device=device,
         dtype=dtype, prompts=read_prompts(prompts or GENERAL_PROMPTS),

@@ -51,7 +51,7 @@ class Dictionary:
     tokens: tuple[str, ...]
     outputs: Float[Tensor, "token d_model"]
     gains: dict[str, Tensor]
-    d_head: int | None = None
+    d_head: int | None
 
     def seen_by(self, path: str) -> Float[Tensor, "word d_model"]:
         """Return the words as a module gets them: behind the gain of its norm."""
