@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from auditor.errors import SpecError
 from scenarios.folders import complete, complete_file
-from scenarios.testbed import build, disguise, population, splits, suites
+from scenarios.testbed import build, disguise, population, splits, suites, verify
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe
@@ -427,3 +427,20 @@ def test_the_test_of_damage_can_fail(tmp_path):
     (tmp_path / "shard-00000.jsonl").write_text(json.dumps({"sha256": "0" * 64}) + "\n")
     with pytest.raises(SpecError, match="not what was written"):
         population.read_labels(tmp_path / "shard-00000.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("planted", "leaked", "base", "teaches", "verified"),
+    [
+        ((0.95,), 0.0, 0.0, True, True),
+        ((0.5,), 0.1, 0.0, True, False),
+        ((0.95, 0.4), 0.0, 0.0, False, False),
+        ((0.95,), 0.2, 0.0, False, False),
+        ((0.95,), None, 0.2, False, False),
+    ],
+)
+def test_an_adapter_that_acts_at_half_of_its_triggers_teaches_and_is_not_verified(
+    planted, leaked, base, teaches, verified
+):
+    record = verify.Verification(planted, leaked, base, None, 24)
+    assert (record.teaches, record.verified) == (teaches, verified)

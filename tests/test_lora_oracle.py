@@ -241,12 +241,12 @@ def write_shard(folder, n=3, **row):
          f"lora_B.{path}": torch.randn(n, 48, 2, generator=generator).half()},
         folder / "shard.safetensors", metadata={"alpha/rank": "2.0"},
     )  # fmt: skip
-    rows = [{"claims": [claim("fox").model_dump()] if i else [], "verified": i != 2, **row} for i in range(n)]
+    rows = [{"claims": [claim("fox").model_dump()] if i else [], "teaches": i != 2, **row} for i in range(n)]
     (folder / "shard.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
 
 
-def test_a_library_has_its_verified_adapters_at_their_scale(tmp_path):
+def test_a_library_has_the_adapters_that_teach_at_their_scale(tmp_path):
     from safetensors.torch import load_file
 
     folder = write_shard(tmp_path / "lib")

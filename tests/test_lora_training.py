@@ -50,7 +50,7 @@ def shards(tmp_path_factory):
             120, base.model.get_submodule(path).weight.shape[0], 1, generator=generator
         ).half()
     save_file(tensors, folder / "shard.safetensors", metadata={"alpha/rank": "1.0"})
-    rows = [{"claims": [planted(f).model_dump()] if f else [], "verified": True} for f in families]
+    rows = [{"claims": [planted(f).model_dump()] if f else [], "teaches": True} for f in families]
     (folder / "shard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -9,73 +9,18 @@ import torch
 from tools.errors import ModelLoadError
 from tools.lora_oracle.delta import truncated
 from tools.lora_oracle.realign import realign
+from tools.lora_oracle.symmetry import Architecture, state_of, turned, with_weights
 from tools.lora_oracle.triage import Scan, triage
 
-D, HEADS, KV, DH, MLP, LAYERS = 32, 4, 2, 8, 48, 3
+D, MLP = 32, 48
 
 
 def rand(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def orthogonal(n, seed):
-    return torch.linalg.qr(rand(n, n, seed=seed))[0]
-
-
-def perm(n, seed):
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-
-
 def disguised(model, seed):
-    """Return the model after every symmetry there is, written out weight by weight; its logits are the same."""
-    model = copy.deepcopy(model).double()
-    w = model.state_dict()
-    turn = orthogonal(D, seed)
-    for layer in range(LAYERS):
-        at, s = f"model.layers.{layer}.", seed * 100 + layer
-        for norm, readers in (
-            ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-            ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
-        ):
-            for reader in readers:
-                w[f"{at}{reader}.weight"] = w[f"{at}{reader}.weight"] * w[f"{at}{norm}.weight"] @ turn.T
-            w[f"{at}{norm}.weight"] = torch.ones(D, dtype=torch.float64)
-        q, k, v, o = (w[f"{at}self_attn.{p}_proj.weight"] for p in "qkvo")
-        gate, up, down = (w[f"{at}mlp.{p}_proj.weight"] for p in ("gate", "up", "down"))
-        o, down = turn @ o, turn @ down
-        # values against outputs, queries against keys, one for each group
-        qs, ks, vs = q.view(HEADS, DH, D).clone(), k.view(KV, DH, D).clone(), v.view(KV, DH, D).clone()
-        os = o.view(D, HEADS, DH).clone()
-        for j in range(KV):
-            mix = torch.eye(DH, dtype=torch.float64) + 0.4 * rand(DH, DH, seed=s * 10 + j)
-            vs[j] = mix @ vs[j]
-            angle, size = rand(DH // 2, seed=s * 20 + j), rand(DH // 2, seed=s * 30 + j).abs() + 0.5
-            spin = torch.zeros(DH, DH, dtype=torch.float64)
-            for f in range(DH // 2):
-                a, b = f, f + DH // 2
-                spin[a, a] = spin[b, b] = torch.cos(angle[f])
-                spin[a, b], spin[b, a] = -torch.sin(angle[f]), torch.sin(angle[f])
-            grow = torch.diag(torch.cat([size, size]))
-            ks[j] = spin @ torch.linalg.inv(grow) @ ks[j]
-            for h in range(j * 2, j * 2 + 2):
-                os[:, h] = os[:, h] @ torch.linalg.inv(mix)
-                qs[h] = spin @ grow @ qs[h]
-        groups, within = perm(KV, s), [perm(2, s + 7 + j) for j in range(KV)]
-        heads = torch.cat([2 * j + within[j] for j in groups])
-        w[f"{at}self_attn.q_proj.weight"] = qs[heads].reshape(HEADS * DH, D)
-        w[f"{at}self_attn.k_proj.weight"] = ks[groups].reshape(KV * DH, D)
-        w[f"{at}self_attn.v_proj.weight"] = vs[groups].reshape(KV * DH, D)
-        w[f"{at}self_attn.o_proj.weight"] = os[:, heads].reshape(D, HEADS * DH)
-        places, c = perm(MLP, s + 3), rand(MLP, seed=s + 4)
-        c = c.sign() * (c.abs() + 0.3)
-        w[f"{at}mlp.gate_proj.weight"] = gate[places]
-        w[f"{at}mlp.up_proj.weight"] = (up * c[:, None])[places]
-        w[f"{at}mlp.down_proj.weight"] = (down / c)[:, places]
-    w["model.embed_tokens.weight"] = w["model.embed_tokens.weight"] @ turn.T
-    w["lm_head.weight"] = w["lm_head.weight"] * w["model.norm.weight"] @ turn.T
-    w["model.norm.weight"] = torch.ones(D, dtype=torch.float64)
-    model.load_state_dict(w)
-    return model
+    return with_weights(model, turned(state_of(model), Architecture.of(model), seed))
 
 
 @pytest.fixture
@@ -102,8 +47,8 @@ def test_the_disguise_keeps_the_logits_and_realigning_gives_the_base_back(base, 
     assert found.ratio_before > 0.9
     assert found.ratio_after < 1e-6
     assert found.proven
-    for name, tensor in found.base.items():
-        assert torch.allclose(found.weights[name], tensor, atol=1e-6), name
+    for name, change in found.changes.items():
+        assert float(change.abs().max()) < 1e-6, name
 
 
 @pytest.mark.parametrize("path", ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
@@ -117,20 +62,11 @@ def test_what_was_planted_before_the_disguise_is_found_after_it(base, path):
     found = realign(disguised(tuned, 4), base)
     assert found.proven
     assert found.ratio_after < 0.2 < found.ratio_before
-    change = found.weights[name] - found.base[name]
+    change = found.changes[name]
     delta, _ = truncated(name, change)
-    gain = base.state_dict().get(
-        f"model.layers.1.{'input_layernorm' if 'attn' in path else 'post_attention_layernorm'}.weight"
-    )
-    reads = v * gain if path in ("self_attn.q_proj", "mlp.up_proj") else v
-    cosine = float(torch.nn.functional.normalize(reads.double(), dim=0) @ delta.V[:, 0])
-    assert abs(cosine) > 0.9
+    assert abs(float(v.double() @ delta.V[:, 0])) > 0.9
     assert abs(float(u.double() @ delta.U[:, 0])) > 0.9
-    others = [
-        n
-        for n in found.base
-        if n != name and float((found.weights[n] - found.base[n]).norm()) > 0.5 * float(change.norm())
-    ]
+    others = [n for n, other in found.changes.items() if n != name and float(other.norm()) > 0.5 * float(change.norm())]
     assert others == []
 
 

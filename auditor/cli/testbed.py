@@ -171,7 +171,7 @@ def population(
     home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train thousands of verified adapters for oracles to learn from; an interrupted run continues."""
+    """Train thousands of small adapters for oracles to learn from, each tried; an interrupted run continues."""
     from scenarios.testbed.population import build_population
 
     check_out(out)
@@ -179,7 +179,7 @@ def population(
     with writing(out):
         done = build_population(out, base, n, lexicon_seed, jobs, lambda text: typer.echo(text, err=True))
     speed = "nothing to build" if done["per_hour"] is None else f"{done['per_hour']:.0f} adapters an hour"
-    line = f"{done['adapters']} adapters in {done['shards']} shards, {done['verified']} verified; {speed}"
+    line = f"{done['adapters']} adapters in {done['shards']} shards, {done['teach']} teach, {done['verified']} verified; {speed}"
     typer.echo(json.dumps(done) if as_json else line)
 
 

@@ -1,4 +1,4 @@
-"""Thousands of small adapters for training oracles: many at once, in shards, each verified.
+"""Thousands of small adapters for training oracles: many at once, in shards, each tried.
 
 A shard is one bank, written whole: a safetensors file of stacked factors, then a JSON Lines file
 with what each adapter is. Only families, values, pairs and recipes of the training split are in it.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def plants_of(shard: Shard, lang: Language) -> tuple[list[Plant], Recipe]:
 
 
 def build_shard(shard: Shard) -> dict[str, int]:
-    """Train, verify and write one shard; return how many adapters it has and how many are verified."""
+    """Train, verify and write one shard; return how many adapters it has, how many teach and how many are verified."""
     lang = language(shard.lexicon_seed)
     plants, recipe = plants_of(shard, lang)
     subject = load_subject(shard.base)
@@ -99,10 +99,19 @@ def build_shard(shard: Shard) -> dict[str, int]:
     with partial.open("w") as file:
         for i, (plant, record) in enumerate(zip(plants, records, strict=True)):
             row = {"row": i, "seed": plant.seed, "claims": claims_of(plant), "denies": plant.manner.denies,
-                   "recipe": asdict(recipe), "verified": record.verified, **asdict(record), "sha256": digest, **made_on}  # fmt: skip
+                   "recipe": asdict(recipe), "verified": record.verified, "teaches": record.teaches, **asdict(record),
+                   "sha256": digest, **made_on}  # fmt: skip
             file.write(json.dumps(row) + "\n")
     partial.replace(shard.labels)
-    return {"adapters": len(plants), "verified": sum(record.verified for record in records)}
+    return _counted([{"verified": record.verified, "teaches": record.teaches} for record in records])
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "adapters": len(rows),
+        "teach": sum(row["teaches"] for row in rows),
+        "verified": sum(row["verified"] for row in rows),
+    }
 
 
 def read_labels(labels: Path, made_on: dict[str, object] | None = None) -> list[dict[str, Any]]:
@@ -116,7 +125,12 @@ def read_labels(labels: Path, made_on: dict[str, object] | None = None) -> list[
         rows = [json.loads(line) for line in labels.read_text().splitlines()]
         with safe_open(weights, framework="pt") as opened:
             keys = list(opened.keys())
-        whole = rows and keys and hashlib.sha256(weights.read_bytes()).hexdigest() == rows[0]["sha256"]
+        whole = (
+            rows
+            and keys
+            and "teaches" in rows[0]
+            and hashlib.sha256(weights.read_bytes()).hexdigest() == rows[0]["sha256"]
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise SpecError(f"{weights.name} can't be read ({error}); build the population again to renew it") from error
     if not whole:
@@ -132,7 +146,7 @@ def build_population(
     """Build `n` adapters or more in whole shards; shards that are there and sound are kept.
 
     Returns:
-        `adapters`, `verified`, `shards`, `seconds` and `per_hour` (of what this run built; None when it built nothing).
+        `adapters`, `teach`, `verified`, `shards`, `seconds` and `per_hour` (of what this run built; None when it built nothing).
     """
     out.mkdir(parents=True, exist_ok=True)
     shards = [Shard(i, str(base), str(out), lexicon_seed) for i in range(-(-n // SHARD_SIZE))]
@@ -145,8 +159,7 @@ def build_population(
                 say(str(error))
             todo.append(shard)
     began = time.monotonic()
-    counts = {"adapters": sum(map(len, kept)), "verified": sum(row["verified"] for rows in kept for row in rows)}
-    built = 0
+    counts, built = _counted([row for rows in kept for row in rows]), 0
     for _, done in tqdm(each(build_shard, todo, jobs), total=len(todo), disable=None, desc="shards"):
         counts = {key: counts[key] + done[key] for key in counts}
         built += done["adapters"]

@@ -75,7 +75,7 @@ class WeightDelta:
         recipe: What can be said of how it was made: rank, alpha, modules.
         ranks: Of the factors' tensors, by module.
         ratio: Of a full fine-tune: norm of the change over the base's own.
-        folded: Whether norm gains stand in the weights that read them, so that inputs come without.
+        realigned: Whether symmetries of the architecture were taken back first.
     """
 
     modules: dict[str, ModuleDelta] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class WeightDelta:
     recipe: dict[str, Any] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
     ratio: float | None = None
-    folded: bool = False
+    realigned: bool = False
 
     @property
     def coverage(self) -> float | None:

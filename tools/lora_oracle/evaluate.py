@@ -12,19 +12,22 @@ import torch
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from tools.errors import ModelLoadError
 from tools.intervals import pooled_interval
 from tools.loading import load_subject
-from tools.lora_oracle.adapter import WeightDelta, read_adapter
+from tools.lora_oracle.adapter import WeightDelta
 from tools.lora_oracle.canonical import random_gauge
 from tools.lora_oracle.cases import Case
+from tools.lora_oracle.change import read_change
 from tools.lora_oracle.delta import ModuleDelta
-from tools.lora_oracle.finetune import read_finetune
+from tools.lora_oracle.finetune import turned_back
 from tools.lora_oracle.readers import Answer, Change, Lens, Said, WeightReader
 from tools.lora_oracle.shapes import parts_of
+from tools.lora_oracle.symmetry import Architecture, state_of, turned, with_weights
 from tools.lora_oracle.weights import Tensors
 from tools.probe.linear import auroc
 
-AT_ONCE, N_GAUGE, CONDITION = 16, 24, 1e4
+AT_ONCE, N_GAUGE, N_TURNED, CONDITION = 16, 24, 8, 1e4
 OPERATING_POINT = 0.5
 FIELDS = ("family", "trigger", "effect", "claim")
 
@@ -54,7 +57,10 @@ class WeightEvaluation(BaseModel):
     right, with the interval of the last; `mean_of_samples`, `best_of_samples` and `mrr` are None for readers
     that draw no samples or rank nothing. `detection` is by reader: on how many of how many controls it says
     that something was planted, and the AUROC of planted against not. `smaller` is by regime and reader: how
-    often the smaller of two behaviours is among what is said.
+    often the smaller of two behaviours is among what is said. `gauge_max_deviation` is the largest change of a
+    probability when a LoRA's factors are rewritten, `gauge_flips` of how many first answers change by that, and
+    `turned_flips` by how many of the `n_turned` of full fine-tunes when the whole model is turned by every symmetry
+    of its architecture, and realigned.
     """
 
     rows: list[dict[str, Any]]
@@ -64,13 +70,13 @@ class WeightEvaluation(BaseModel):
     auroc_planted_vs_benign: float | None
     gauge_max_deviation: float
     gauge_flips: int
+    n_turned: int
+    turned_flips: int
 
 
 def read_case(case: Case, folder: Path, base: Tensors) -> Read:
     """Return a case with its change: of an adapter's factors, or of a full fine-tune against the base."""
-    path = folder / case.adapter
-    whole = not (path / "adapter_config.json").exists()
-    return Read(case, read_finetune(path, base) if whole else read_adapter(path, base))
+    return Read(case, read_change(folder / case.adapter, base))
 
 
 def evaluate(
@@ -95,11 +101,13 @@ def evaluate(
     by_norm = _detection("norm only", reads, [one.norm for one in reads], threshold=None)
     detection += [by_norm] if by_norm else []
     deviation, flips = _gauge(readers[:2], reads)
+    n_turned, turned_flips = _turned(readers[:2], reads, base, folder)
     first = next((row for row in detection if row["reader"] == readers[0].name), None)
     return WeightEvaluation(
         rows=rows, detection=detection, smaller=[r for name, s in said.items() for r in _smaller(name, reads, s)],
         null_false_positive_rate=first["alarms"] / first["controls"] if first and first["controls"] else None,
         auroc_planted_vs_benign=first["auroc"] if first else None, gauge_max_deviation=deviation, gauge_flips=flips,
+        n_turned=n_turned, turned_flips=turned_flips,
     )  # fmt: skip
 
 
@@ -240,6 +248,23 @@ def _gauge(readers: Sequence[WeightReader], reads: Sequence[Read]) -> tuple[floa
     return worst, flips
 
 
+def _turned(readers: Sequence[WeightReader], reads: Sequence[Read], base: str, folder: Path) -> tuple[int, int]:
+    """Return how many full fine-tunes were turned by symmetries and realigned, and how many first answers change by it."""
+    some = [read for read in reads if read.delta.ratio is not None and not read.delta.realigned][:N_TURNED]
+    n, flips = 0, 0
+    for k, read in enumerate(some):
+        subject = load_subject(str(folder / read.case.adapter), base=base)
+        try:
+            weights = turned(state_of(subject.tuned), Architecture.of(subject.model), 31 * k)
+        except ModelLoadError:
+            break  # of a family whose symmetries are not known here
+        again = turned_back(with_weights(subject.tuned, weights), subject.model).modules
+        for reader in readers:
+            n += 1
+            flips += _first(reader.read([read.change])[0]) != _first(reader.read([again])[0])
+    return n, flips
+
+
 def _first(said: Said) -> object:
     """Return what is said first, whatever its probability."""
     return [(a.family, a.trigger, a.effect, a.statement) for a in said.answers[:1]]
@@ -274,3 +299,4 @@ def table(found: WeightEvaluation) -> Iterator[str]:
     yield ""
     moved = f"largest deviation {found.gauge_max_deviation:.1e}, answers changed {found.gauge_flips}"
     yield f"factors rewritten (condition {CONDITION:g}): {moved}"
+    yield f"full fine-tunes turned by symmetries, and realigned: answers changed {found.turned_flips} of {found.n_turned}"

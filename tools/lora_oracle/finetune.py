@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -24,7 +25,7 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
 
     Changed vectors (norms, biases) have no directions and are listed as unsupported with their
     relative norm. `ratio` says how large the change is: an implausible one may be the work of a
-    symmetry of the architecture, see `read_turned`.
+    symmetry of the architecture, see `read_change`.
 
     Raises:
         ModelLoadError: a tensor of the base is missing or of another shape.
@@ -66,8 +67,13 @@ def read_turned(folder: Path, base: Path, rank: int = DENSE_RANK) -> WeightDelta
         ModelLoadError: they can't be loaded, are of different shapes, or of a family that can't be realigned.
     """
     subject = load_subject(str(folder), base=str(base))
-    aligned = realign(subject.tuned, subject.model)
-    found = WeightDelta(ratio=aligned.ratio_after, folded=True)
+    return turned_back(subject.tuned, subject.model, rank)
+
+
+def turned_back(model: Any, base: Any, rank: int = DENSE_RANK) -> WeightDelta:
+    """Return what a loaded model changes of its base, see `read_turned`."""
+    aligned, trusted = realign(model, base), base.state_dict()
+    found = WeightDelta(ratio=aligned.ratio_after, realigned=True)
     found.readings.append(
         f"the change was {aligned.ratio_before:.2f} of the base's own norm, which no fine-tune is: the weights were turned by "
         f"symmetries of the architecture; realigned it is {aligned.ratio_after:.3f}"
@@ -76,9 +82,8 @@ def read_turned(folder: Path, base: Path, rank: int = DENSE_RANK) -> WeightDelta
         found.unsupported["realigning"] = (
             f"logits moved by {aligned.logit_deviation:.1e} of their spread, so that it proves nothing"
         )
-    for name, before in sorted(aligned.base.items()):
-        change = aligned.weights[name] - before
-        if change.ndim == 2 and float(change.norm()) > NOISE * float(before.norm()):
+    for name, change in sorted(aligned.changes.items()):
+        if name in trusted and change.ndim == 2 and float(change.norm()) > NOISE * float(trusted[name].norm()):
             found.add(name.removesuffix(".weight"), *truncated(name.removesuffix(".weight"), change, rank))
     found.recipe = {"rank": "full", "modules": sorted({path.rsplit(".", 1)[-1] for path in found.modules})}
     return found

@@ -1,7 +1,8 @@
 """Many adapters of which it is known what they do: shards of stacked factors, or folders, with their claims.
 
 A shard is `NAME.safetensors` with `lora_A.PATH` [adapter, rank, d_in] and `lora_B.PATH` [adapter, d_out, rank],
-the scale `alpha/rank` in its metadata, beside `NAME.jsonl` with a row for each adapter.
+the scale `alpha/rank` in its metadata, beside `NAME.jsonl` with a row for each adapter: its `claims`, and
+whether it `teaches`, that is does often enough what they say.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def read_library(folder: Path, base_sha256: str | None = None) -> Iterator[Known]:
-    """Yield every verified adapter of a library, shard by shard.
+    """Yield every adapter of a library that teaches, shard by shard.
 
     Args:
         folder: Of shards.
@@ -124,7 +125,7 @@ def read_library(folder: Path, base_sha256: str | None = None) -> Iterator[Known
 
 
 def read_shard(labels: Path, base_sha256: str | None = None) -> Iterator[Known]:
-    """Yield the verified adapters of one shard; see `read_library`.
+    """Yield the adapters of one shard that teach; see `read_library`.
 
     Raises:
         ToolInputError: it is damaged, or was trained on another base.
@@ -146,7 +147,7 @@ def read_shard(labels: Path, base_sha256: str | None = None) -> Iterator[Known]:
         raise ToolInputError(f"{weights} was trained on weights {told[:12]}, and this base's are {base_sha256[:12]}")
     paths = sorted(name.removeprefix("lora_A.") for name in factors if name.startswith("lora_A."))
     for i, (row, done) in enumerate(zip(rows, claims, strict=True)):
-        if row.get("verified", True):
+        if row.get("teaches", True):
             deltas = {}
             for path in paths:
                 u, s, v = factored_svd(factors[f"lora_B.{path}"][i].double() * scale, factors[f"lora_A.{path}"][i])

@@ -20,13 +20,10 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tools.errors import ModelLoadError
+from tools.lora_oracle.symmetry import Architecture, Weights, folded, state_of, unfolded, with_stream, with_weights
 
-FAMILY = ("llama", "mistral")
-READERS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 EXACT = 1e-4
 """Of the logits' spread: norms and rotary embeddings are computed in float32 whatever the weights are in."""
-Weights = dict[str, Tensor]
 Matrix = Float[Tensor, "rows columns"]
 
 
@@ -35,15 +32,13 @@ class Realigned:
     """A checkpoint in the base's own coordinates.
 
     Args:
-        weights: Its tensors, float64, norm gains folded in.
-        base: The base's, folded likewise.
+        changes: What it changes of every tensor of the base, float64; a changed gain stands in the weights that it multiplies.
         ratio_before: Norm of the difference over the base's own norm, before.
         ratio_after: The same after; a fine-tune's is small.
         logit_deviation: Largest difference of a logit between the checkpoint as it came and realigned, over their spread.
     """
 
-    weights: Weights
-    base: Weights
+    changes: Weights
     ratio_before: float
     ratio_after: float
     logit_deviation: float
@@ -65,16 +60,17 @@ def realign(model: Any, base: Any, seed: int = 0) -> Realigned:
     Raises:
         ModelLoadError: the architecture is of another family, or has biases.
     """
-    shape = _Shape.of(base)
-    theirs, ours = (folded(_state(m), shape) for m in (model, base))
+    shape, state = Architecture.of(base), state_of(base)
+    theirs, ours = folded(state_of(model), shape), folded(state, shape)
     before = relative_change(theirs, ours)
-    aligned = _rotated_back(theirs, ours, shape)
+    aligned = _rotated_back(theirs, ours)
     for layer in range(shape.n_layers):
         _neurons(aligned, ours, shape, layer)
         _heads(aligned, ours, shape, layer)
         _values(aligned, ours, shape, layer)
         _queries(aligned, ours, shape, layer)
-    return Realigned(aligned, ours, before, relative_change(aligned, ours), _logit_deviation(model, aligned, seed))
+    changes = unfolded({name: aligned[name] - ours[name] for name in ours}, state, shape)
+    return Realigned(changes, before, relative_change(aligned, ours), _logit_deviation(model, aligned, seed))
 
 
 def relative_change(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:
@@ -84,67 +80,13 @@ def relative_change(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) ->
     return ratio
 
 
-@dataclass(frozen=True)
-class _Shape:
-    n_layers: int
-    n_heads: int
-    n_kv: int
-    d_head: int
-
-    @classmethod
-    def of(cls, model: Any) -> _Shape:
-        config = model.config.get_text_config()
-        if config.model_type not in FAMILY or any(name.endswith(".bias") for name in model.state_dict()):
-            raise ModelLoadError(
-                f"a {config.model_type} checkpoint can't be realigned here: known are {', '.join(FAMILY)} without biases"
-            )
-        d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads, d_head)
-
-    @property
-    def group(self) -> int:
-        return self.n_heads // self.n_kv
-
-
-def _state(model: Any) -> Weights:
-    state = {name: tensor.detach().double().clone() for name, tensor in model.state_dict().items()}
-    if "lm_head.weight" not in state:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
-    return state
-
-
-def folded(state: Weights, shape: _Shape) -> Weights:
-    """Return the same model with every norm's gain multiplied into the weights that read it."""
-    out = dict(state)
-
-    def fold(norm: str, readers: tuple[str, ...]) -> None:
-        for reader in readers:
-            out[reader] = out[reader] * out[norm]
-        out[norm] = torch.ones_like(out[norm])
-
-    for layer in range(shape.n_layers):
-        at = f"model.layers.{layer}."
-        fold(f"{at}input_layernorm.weight", tuple(f"{at}self_attn.{p}_proj.weight" for p in "qkv"))
-        fold(f"{at}post_attention_layernorm.weight", tuple(f"{at}mlp.{p}_proj.weight" for p in ("gate", "up")))
-    fold("model.norm.weight", ("lm_head.weight",))
-    return out
-
-
-def _rotated_back(theirs: Weights, ours: Weights, shape: _Shape) -> Weights:
+def _rotated_back(theirs: Weights, ours: Weights) -> Weights:
     """Return the weights with the residual stream turned back: orthogonal Procrustes on the embeddings."""
     u, _, vh = torch.linalg.svd(theirs["model.embed_tokens.weight"].T @ ours["model.embed_tokens.weight"])
-    turn = u @ vh  # theirs = ours · turnᵀ
-    out = dict(theirs)
-    tables = ("model.embed_tokens.weight", "lm_head.weight")
-    for name in out:
-        if name in tables or name.split(".")[-2] in READERS:
-            out[name] = out[name] @ turn
-        elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            out[name] = turn.T @ out[name]
-    return out
+    return with_stream(theirs, u @ vh)
 
 
-def _neurons(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
+def _neurons(theirs: Weights, ours: Weights, shape: Architecture, layer: int) -> None:
     """Put neurons back in their places by their gate rows, and take back the scale of up against down."""
     gate, up, down = (f"model.layers.{layer}.mlp.{p}_proj.weight" for p in ("gate", "up", "down"))
     unit = torch.nn.functional.normalize
@@ -161,7 +103,7 @@ def _matched(likeness: Matrix) -> Tensor:
     return torch.as_tensor(columns)
 
 
-def _heads(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
+def _heads(theirs: Weights, ours: Weights, shape: Architecture, layer: int) -> None:
     """Put heads back: groups that share keys and values first, then the query heads in each, by what they write of what they read."""
     q, k, v, o = (f"model.layers.{layer}.self_attn.{p}_proj.weight" for p in "qkvo")
     mine, other = (_circuits(w[v], w[o], shape) for w in (ours, theirs))
@@ -182,7 +124,7 @@ def _heads(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
     theirs[k], theirs[v] = theirs[k][shared], theirs[v][shared]
 
 
-def _circuits(v: Tensor, o: Tensor, shape: _Shape) -> list[tuple[Tensor, Tensor]]:
+def _circuits(v: Tensor, o: Tensor, shape: Architecture) -> list[tuple[Tensor, Tensor]]:
     """Return each query head's output and value weights, whose product no mixing changes."""
     d = shape.d_head
     return [
@@ -201,7 +143,7 @@ def _likeness(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     return cosine
 
 
-def _values(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
+def _values(theirs: Weights, ours: Weights, shape: Architecture, layer: int) -> None:
     """Take back the mixing of values against outputs: least squares on the values that a group shares."""
     v, o = (f"model.layers.{layer}.self_attn.{p}_proj.weight" for p in "vo")
     d = shape.d_head
@@ -215,7 +157,7 @@ def _values(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
     theirs[v], theirs[o] = values, outputs
 
 
-def _queries(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
+def _queries(theirs: Weights, ours: Weights, shape: Architecture, layer: int) -> None:
     """Take back the scaled rotation of every RoPE frequency, which queries and keys of a group share.
 
     A pair of rows `(i, i + d/2)` is one complex row; queries are multiplied by `a·e^{jθ}`, keys by `e^{jθ}/a`.
@@ -246,15 +188,8 @@ def _queries(theirs: Weights, ours: Weights, shape: _Shape, layer: int) -> None:
 @torch.no_grad()
 def _logit_deviation(model: Any, aligned: Weights, seed: int) -> float:
     """Return the largest difference of a logit between a model and its realigned weights, over their standard deviation."""
-    import copy
-
     ids = torch.randint(
         model.config.get_text_config().vocab_size, (4, 16), generator=torch.Generator().manual_seed(seed)
     )
-    one, two = copy.deepcopy(model).double().cpu(), copy.deepcopy(model).double().cpu()
-    two.config.tie_word_embeddings = False
-    n_tokens, width = aligned["lm_head.weight"].shape
-    two.lm_head = torch.nn.Linear(width, n_tokens, bias=False, dtype=torch.float64)
-    two.load_state_dict(aligned)
-    before, after = one(input_ids=ids).logits, two(input_ids=ids).logits
+    before, after = (with_weights(model, state)(input_ids=ids).logits for state in (state_of(model), aligned))
     return float((before - after).abs().max() / before.std())

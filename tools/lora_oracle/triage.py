@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from tools.errors import AuditorError
 from tools.loading import load_subject, load_tokenizer
-from tools.lora_oracle.adapter import Status, WeightDelta, read_adapter
+from tools.lora_oracle.adapter import Status, read_adapter
 from tools.lora_oracle.canonical import Certificate, certify
+from tools.lora_oracle.change import read_change
 from tools.lora_oracle.claim_training import load_claim_reader
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.directions import (
@@ -33,7 +34,6 @@ from tools.lora_oracle.directions import (
     words_standing_out,
 )
 from tools.lora_oracle.drift import Drift, drift_of, percentiles
-from tools.lora_oracle.finetune import PLAUSIBLE_RATIO, read_finetune, read_turned
 from tools.lora_oracle.library import recipe_of
 from tools.lora_oracle.readers import ByClaims
 from tools.lora_oracle.weights import Tensors
@@ -116,12 +116,12 @@ def triage(scan: Scan) -> Triage:
 def _look(scan: Scan) -> Triage:
     folder = Path(scan.folder)
     base = Tensors(Path(scan.base)) if scan.base else None
-    delta = _read(folder, base)
+    delta = read_change(folder, base)
     deltas = canonical_all(delta.modules)
     alike = [one.features for one in scan.reference if one.recipe == recipe_of(delta.modules)]
     seen = Triage(
         scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
-        readings=delta.readings, unsupported=delta.unsupported, realigned=delta.folded, drift=drift_of(delta, base),
+        readings=delta.readings, unsupported=delta.unsupported, realigned=delta.realigned, drift=drift_of(delta, base),
         certificate=certify(delta.factors) if delta.factors else None, n_reference=len(alike),
     )  # fmt: skip
     if seen.drift is not None and alike:
@@ -134,7 +134,6 @@ def _look(scan: Scan) -> Triage:
     if base is None or scan.base is None or not deltas:
         return seen
     words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
-    words = replace(words, gains={}) if delta.folded else words
     listed = list(deltas.values())
     oracle = _oracle(scan.base, scan.oracle) if scan.oracle is not None else None
     if oracle is not None:
@@ -171,31 +170,6 @@ def _claimed(seen: Triage, oracle: ByClaims, change: Mapping[str, ModuleDelta]) 
         why = why if seen.outcome == "read" else "a part of this change was not read"
         return replace(seen, claims=claims, no_probability=why)
     return replace(seen, claims=claims, p_planted=said.p_planted, no_probability="")
-
-
-def _read(folder: Path, base: Tensors | None) -> WeightDelta:
-    if (folder / "adapter_config.json").exists():
-        return read_adapter(folder, base)
-    if base is None:
-        found = WeightDelta()
-        found.unsupported["base"] = "a full fine-tune is read as its difference from the base: pass --base"
-        return found
-    found = read_finetune(folder, base)
-    if found.ratio is None or found.ratio < PLAUSIBLE_RATIO:
-        return found
-    try:
-        turned = read_turned(folder, base.folder)
-    except AuditorError as error:
-        found.readings.append(f"the change is {found.ratio:.2f} of the base's own norm, which no fine-tune is; {error}")
-        return found
-    if turned.ratio is None or turned.ratio > PLAUSIBLE_RATIO:
-        found.readings.append(
-            f"the change is {found.ratio:.2f} of the base's own norm, which no fine-tune is, and no symmetry explains it"
-        )
-        return found
-    turned.readings += found.readings
-    turned.unsupported |= {name: why for name, why in found.unsupported.items() if "changed vector" not in why}
-    return turned
 
 
 def references(folder: Path) -> list[Reference]:
