@@ -10,6 +10,7 @@ import pytest
 import torch
 from cut_off import CutOffError, cut_off_after
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import scenarios.testbed as testbed
@@ -98,6 +99,9 @@ def test_the_examination_finds_both_readers_right_where_the_question_alone_is_no
     for i, one in enumerate(known):
         write_adapter(tmp_path / str(i), one)
         rows.append(Case(adapter=str(i), split="pairs" if one.claims else "matched", claims=one.claims))
+    merged = next(one for one in known if one.claims)
+    write_merged(tmp_path / "merged", merged)
+    rows.append(Case(adapter="merged", split="pairs, full fine-tune", claims=merged.claims))
     cases = tmp_path / "cases.jsonl"
     cases.write_text("".join(row.model_dump_json() + "\n" for row in rows))
     found = run(
@@ -108,6 +112,7 @@ def test_the_examination_finds_both_readers_right_where_the_question_alone_is_no
     assert claims["interpreter"] > 0.8
     assert max(claims["question only"], claims["majority"]) < 0.8
     assert found["gauge_max_deviation"] < 1e-4
+    assert (found["n_turned"], found["turned_flips"]) == (2, 0)
     assert found["auroc_planted_vs_benign"] == 1.0
 
 
@@ -120,6 +125,16 @@ def test_an_interpreter_that_ignores_directions_is_told_of_and_not_written_while
     assert "it ignores what it is given" in report["interpreter"]["refused"]
     assert (out / "claim_reader.json").exists()
     assert not (out / FILE).exists()
+
+
+def write_merged(folder, known):
+    """Write the base with a hundredth of one change of the library in its weights."""
+    model = AutoModelForCausalLM.from_pretrained(BASE)
+    with torch.no_grad():
+        for path, delta in known.deltas.items():
+            model.get_submodule(path).weight.add_(0.01 * (delta.U * delta.S @ delta.V.T))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)
 
 
 def write_adapter(folder, known):

@@ -89,7 +89,7 @@ class ClaimReader(nn.Module):
         self.take_in = nn.Linear(config.d_base + 2, width)
         self.rank = nn.Embedding(config.n_ranks, width)
         self.place = nn.Embedding(config.n_layers * len(MODULES), width)
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.1, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, config.n_blocks, enable_nested_tensor=False)
         n_queries = 1 + len(config.slots)
         self.queries = nn.Parameter(torch.randn(n_queries, width) / math.sqrt(width))

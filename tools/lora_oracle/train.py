@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,10 @@ class LoraRecipe:
         rank: Of its LoRA.
         epochs: Its passes over the library.
         steps: The claim reader's steps.
-        batch: Adapters a step.
+        batch: Adapters a step of its own.
         lr: The interpreter's peak rate; None is the usual one.
         seed: Of weights and order.
-        first: Learn from so many adapters only; None is all.
+        first: Learn from so many adapters of the library, drawn by the seed; None is all.
     """
 
     base: str
@@ -64,7 +64,9 @@ def train_lora_oracle(
     Raises:
         ToolInputError: the library can't be used, is of another base or too small.
     """
-    library = list(itertools.islice(read_library(data, subject.base_sha256), recipe.first))
+    library = list(read_library(data, subject.base_sha256))
+    if recipe.first is not None:
+        library = random.Random(recipe.seed).sample(library, min(recipe.first, len(library)))
     quiet = [known.deltas for known in split_off(library, recipe.seed)[1] if known.family in (NOTHING, BENIGN)]
     claims = train_claim_reader(subject, library, values, out, recipe.seed, recipe.steps, say=say)
     write_changes(quiet[:N_REFERENCES], out / REFERENCES)
