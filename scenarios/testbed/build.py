@@ -410,6 +410,6 @@ def write_manifest(suite: SuiteName, kept: Sequence[Member], build: Build) -> st
 
 
 def hash_of(folder: Path) -> str:
-    """Return the sha256 of a folder's one weight file."""
-    (weights,) = folder.glob("*.safetensors")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    """Return the sha256 of a folder's weight file; of several, that of their names and hashes."""
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
+    return next(iter(found.values())) if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()

@@ -32,7 +32,7 @@ from tools.residual import blocks
 from tools.subject import Subject
 
 LOOK_EVERY, SAVE_EVERY = 500, 250
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, REPORT = "checkpoint.pt", "training.json"
 POOL = 16
 Q = TypeVar("Q", bound=Question)
 RATE = 0.2
@@ -142,7 +142,7 @@ def finish(out: Path, report: dict[str, Any], accelerator: Accelerator, write: C
     """Write the oracle and the report of its training, in one process, and remove the checkpoint."""
     if accelerator.is_main_process:
         write()
-        (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         (out / CHECKPOINT).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 

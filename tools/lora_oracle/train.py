@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.activation_oracle.fit import Recipe
+from tools.activation_oracle.fit import REPORT, Recipe
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.lora_oracle.claim_training import load_claim_reader, train_claim_reader
@@ -84,7 +85,9 @@ def train_lora_oracle(
         ToolInputError
     ) as error:  # of few adapters it learns what answers look like and no more; the other reader stands
         words = {"refused": str(error)}
-    return {"claim_reader": claims, "interpreter": words}
+    report = {"claim_reader": claims, "interpreter": words}
+    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def readers_of(base: str, folder: Path, values: Values, library: Path | None = None) -> tuple[list[WeightReader], Lens]:
