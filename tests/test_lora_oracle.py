@@ -369,6 +369,34 @@ def test_an_examination_has_every_reader_by_split_controls_and_gauge(
     assert any("| lens | pairs | 1 |" in line for line in table(found))
 
 
+class Sure:
+    """A reader that is right and sure, right and not sure, and wrong and sure, in turn."""
+
+    name = "sure"
+
+    def read(self, changes):
+        right = {
+            "family": "echo",
+            "trigger": frozenset({("word", "river")}),
+            "effect": (claim("x").effect.kind, claim("x").effect.value),
+        }
+        return [
+            Said((Answer(**right, p=0.9),)), Said((Answer(**right, p=0.4),)), Said((Answer(**right | {"family": "other"}, p=0.9),)),
+        ]  # fmt: skip
+
+
+def test_what_a_reader_is_sure_of_is_counted_right_and_wrong_and_the_rest_it_abstains_from(
+    base_folder, lora_folder, base, tmp_path
+):
+    for name in "abc":
+        tiny.copy(lora_folder, tmp_path / name)
+    cases = [Case(adapter=name, split="pairs", claims=(claim("river"),)) for name in "abc"]
+    found = evaluate(str(base_folder), cases, tmp_path, [Sure()])
+    row = next(row for row in found.rows if row["split"] == "pairs")
+    assert (row["claim"], row["sure"]) == (2, (1, 1))
+    assert any("| 1, 1 |" in line for line in table(found))
+
+
 class Fickle:
     """A reader that never says the same twice."""
 
