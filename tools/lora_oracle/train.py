@@ -44,11 +44,11 @@ class LoraRecipe:
     base: str
     question: str
     nothing: str
-    n_ranks: int = 4
+    n_ranks: int = 1
     rank: int = 32
-    epochs: float = 8.0
+    epochs: float = 60.0
     steps: int = 1500
-    batch: int = 16
+    batch: int = 32
     lr: float | None = None
     seed: int = 0
     first: int | None = None
