@@ -366,6 +366,10 @@ def test_an_examination_has_every_reader_by_split_controls_and_gauge(
     assert found.gauge_max_deviation < 1e-4
     assert found.gauge_flips == 0
     assert found.auroc_planted_vs_benign == 0.5, "the two are one adapter"
+    assert {row["recipes"] for row in found.detection} == {"trained on"}
+    apart = evaluate(str(base_folder), read_cases(file), tmp_path, readers[:1], recipes=frozenset())
+    assert {row["recipes"] for row in apart.detection} == {"others"}
+    assert apart.null_false_positive_rate is apart.auroc_planted_vs_benign is None
     assert any("| lens | pairs | 1 |" in line for line in table(found))
 
 

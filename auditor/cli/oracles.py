@@ -151,8 +151,8 @@ def evaluate_lora(
     from tools.lora_oracle.train import readers_of
 
     asked = read_cases(cases)
-    readers, lens = readers_of(base, oracle, _values(values), library)
-    found = evaluate(base, asked, cases.parent, readers, lens)
+    readers, lens, recipes = readers_of(base, oracle, _values(values), library)
+    found = evaluate(base, asked, cases.parent, readers, lens, recipes)
     if as_json:
         typer.echo(found.model_dump_json())
         return

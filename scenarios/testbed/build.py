@@ -43,6 +43,8 @@ MADE_BY = {
     "base": "auditor testbed train-base",
     "oracle": "auditor testbed oracle-data --rows 240000 --out FILE; "
     "auditor oracle train activation --base BASE --data FILE --out DIR --layers 3 --lr 0.0015",
+    "lora_oracle": "auditor testbed population --out LIBRARY --n 1792; auditor testbed lora-examples --out FILES; "
+    "auditor oracle train lora --base BASE --data LIBRARY --values FILES/values.json --out DIR",
 }
 
 
@@ -343,7 +345,7 @@ def scenario_text(suite: SuiteName, member: Member) -> str:
         f'version: 1\nid: "{member.id}"\nsubject: {subject}\nadapter: {adapter}\nbase: {base}\n'
         f"prompts: ../../testbed/{prompts}.jsonl\nvocabulary: ../../testbed/vocabulary.yaml\n"
         f"oracle:\n  path: ../../testbed/weights/oracle\n  question: {BEHAVIOUR_QUESTION}\n"
-        f"  check: {json.dumps(CHECK_QUESTION)}\n"
+        f"  check: {json.dumps(CHECK_QUESTION)}\nlora_oracle: ../../testbed/weights/lora_oracle\n"
     )
 
 

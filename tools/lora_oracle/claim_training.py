@@ -20,7 +20,7 @@ from tools.checkpoint import read_json, read_tensors
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
 from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
-from tools.lora_oracle.library import NOTHING, Known, recipe_of, split_off
+from tools.lora_oracle.library import NOTHING, Known, Recipe, recipe_of, split_off
 from tools.lora_oracle.shapes import Shape, parts_of, shapes_of
 from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
 from tools.subject import Subject
@@ -28,7 +28,6 @@ from tools.subject import Subject
 N_RANKS, LEAST = 8, 24
 KEPT = 0.6
 """Share of the taught values whose embeddings count in one step of training."""
-Recipe = tuple[int, tuple[str, ...]]
 CONFIG, WEIGHTS = "claim_reader.json", "claim_reader.safetensors"
 CONFIG_KEYS = ("base_sha256", "config", "shapes", "values", "learned", "temperature", "recipes")
 

@@ -15,6 +15,7 @@ from tools.loading import load_subject
 from tools.lora_oracle.claim_training import load_claim_reader, train_claim_reader
 from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, train_interpreter
 from tools.lora_oracle.library import BENIGN, NOTHING, read_library, split_off, write_changes
+from tools.lora_oracle.library import Recipe as ChangeRecipe
 from tools.lora_oracle.readers import ByClaims, ByInterpreter, Lens, Majority, Nearest, QuestionOnly, WeightReader
 from tools.subject import Subject
 
@@ -90,8 +91,10 @@ def train_lora_oracle(
     return report
 
 
-def readers_of(base: str, folder: Path, values: Values, library: Path | None = None) -> tuple[list[WeightReader], Lens]:
-    """Return the readers in a folder, each on a base of its own, the baselines, and the lens.
+def readers_of(
+    base: str, folder: Path, values: Values, library: Path | None = None
+) -> tuple[list[WeightReader], Lens, frozenset[ChangeRecipe]]:
+    """Return the readers in a folder with the baselines, the lens, and the recipes that the oracle was trained on.
 
     Raises:
         AdapterError: the oracle was trained on another base, or can't be read.
@@ -106,4 +109,4 @@ def readers_of(base: str, folder: Path, values: Values, library: Path | None = N
     if library is not None:
         known = list(read_library(library, subject.base_sha256))
         readers += [Majority(known), Nearest(known, loaded.words)]
-    return readers, Lens(loaded.words)
+    return readers, Lens(loaded.words), loaded.recipes
