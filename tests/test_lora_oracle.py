@@ -449,11 +449,26 @@ def test_every_claim_and_the_sentence_are_held_against_other_changes_within_the_
     by_name = {r.name: r for r in result.readings}
     assert {"p_planted", "sentence"} <= set(by_name)
     for reading in result.readings:
-        assert set(reading.controls) == CONTROLS
         if reading.name != "p_planted":
+            assert set(reading.controls) == CONTROLS
             assert reading.lift == reading.value - max(reading.controls.values())
     assert by_name["sentence"].controls["random_directions"] != by_name["sentence"].value
     assert "lora_oracle" in subject.files, "a resumed audit checks the oracle's files"
+
+
+def test_an_audit_is_given_a_probability_within_the_oracles_recipes_alone(oracle, base_folder, lora_folder, tmp_path):
+    like = tiny.build_lora(base_folder, tmp_path / "like", r=1, lora_alpha=1, target_modules=["q_proj", "gate_proj"])
+    inside, outside = (_p_planted(oracle, base_folder, folder) for folder in (like, lora_folder))
+    assert 0.0 < inside.value <= 1.0
+    assert set(inside.controls) == CONTROLS
+    assert (outside.value, outside.controls) == (None, {})
+    assert "was trained on no adapter of rank" in outside.detail["why_none"]
+
+
+def _p_planted(oracle, base_folder, adapter):
+    subject, tool = load_subject(str(base_folder), str(adapter)), LoraOracle()
+    tool.use(subject, oracle)
+    return next(r for r in tool.run(subject, tool.parse({}), 0).readings if r.name == "p_planted")
 
 
 def test_what_changes_nothing_is_not_read(oracle, base_folder):

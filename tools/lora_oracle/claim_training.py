@@ -20,7 +20,7 @@ from tools.checkpoint import read_json, read_tensors
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
 from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
-from tools.lora_oracle.library import NOTHING, Known, Recipe, recipe_of, split_off
+from tools.lora_oracle.library import NOTHING, Change, Known, Recipe, recipe_of, split_off
 from tools.lora_oracle.shapes import Shape, parts_of, shapes_of
 from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
 from tools.subject import Subject
@@ -228,7 +228,13 @@ class LoadedReader:
     temperature: float
     recipes: frozenset[Recipe]
 
-    def batch(self, changes: Sequence[Any]) -> Batch:
+    def why_no_probability(self, change: Change) -> str:
+        """Return why no probability can be given of a change; empty where it is of a recipe that was trained on."""
+        rank, modules = recipe_of(change)
+        known = (rank, modules) in self.recipes
+        return "" if known else f"the oracle was trained on no adapter of rank {rank} on {', '.join(modules)}"
+
+    def batch(self, changes: Sequence[Change]) -> Batch:
         """Return changes (by module) as the model is given them."""
         config = self.model.config
         tokens = [direction_tokens(c, config.d_base, config.n_ranks) for c in changes]

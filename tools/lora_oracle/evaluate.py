@@ -21,8 +21,8 @@ from tools.lora_oracle.cases import Case
 from tools.lora_oracle.change import read_change
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.finetune import turned_back
-from tools.lora_oracle.library import Recipe, recipe_of
-from tools.lora_oracle.readers import Answer, Change, Lens, Said, WeightReader
+from tools.lora_oracle.library import Change, Recipe, recipe_of
+from tools.lora_oracle.readers import Answer, Lens, Said, WeightReader
 from tools.lora_oracle.shapes import parts_of
 from tools.lora_oracle.symmetry import Architecture, state_of, turned, with_weights
 from tools.lora_oracle.weights import Tensors

@@ -25,6 +25,7 @@ from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of
 NOTHING, BENIGN = "nothing", "benign"
 HELD_OUT_SHARE = 0.1
 Recipe = tuple[int, tuple[str, ...]]
+Change = Mapping[str, ModuleDelta]
 
 
 class Condition(BaseModel):
@@ -62,7 +63,7 @@ class Known:
         return self.claims[0].family if self.claims else NOTHING
 
 
-def recipe_of(change: Mapping[str, ModuleDelta]) -> Recipe:
+def recipe_of(change: Change) -> Recipe:
     """Return what can be told of a recipe from a change: its highest rank, and which sorts of modules it touches."""
     rank = max((len(delta.S) for delta in change.values()), default=0)
     return rank, tuple(sorted({path.rsplit(".", 1)[-1] for path in change}))
@@ -75,7 +76,7 @@ def split_off(library: Sequence[Known], seed: int) -> tuple[list[Known], list[Kn
     return order[n_held:], order[:n_held]
 
 
-def write_changes(changes: Sequence[Mapping[str, ModuleDelta]], file: Path) -> None:
+def write_changes(changes: Sequence[Change], file: Path) -> None:
     """Write changes in singular directions, 16 bit, to one safetensors file; see `read_changes`."""
     parts = {
         f"{i}.{path}.{name}": getattr(delta, name).half().contiguous()

@@ -13,12 +13,10 @@ from torch import Tensor
 from tools.lora_oracle.candidates import READERS, WRITERS, Candidates
 from tools.lora_oracle.claim_reader import ranked
 from tools.lora_oracle.claim_training import LoadedReader
-from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.interpreter import Interpreter
-from tools.lora_oracle.library import BENIGN, NOTHING, Known, Planted
+from tools.lora_oracle.library import BENIGN, NOTHING, Change, Known, Planted
 from tools.lora_oracle.shapes import EFFECT, Shape
 
-Change = Mapping[str, ModuleDelta]
 N_SAMPLES = 6
 
 

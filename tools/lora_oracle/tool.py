@@ -16,9 +16,9 @@ from tools.claims import Effect, Trigger, TriggerKind
 from tools.controls import lift_over
 from tools.errors import ToolInputError
 from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, read_config, slot_values
-from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
+from tools.lora_oracle.delta import module_deltas, scrambled
 from tools.lora_oracle.interpreter import FILE, Interpreter
-from tools.lora_oracle.library import BENIGN, NOTHING, read_changes
+from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes
 from tools.lora_oracle.readers import Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
@@ -28,7 +28,6 @@ from tools.words import word_batches
 CLAIM_THRESHOLD_NATS, STATEMENT_THRESHOLD_NATS = 2.0, 2.0
 RANDOM_AND_NONE = ("random_directions", "no_change")
 LEAST_P, N_CLAIMS, FLOOR = 0.05, 3, 1e-6
-Change = Mapping[str, ModuleDelta]
 
 
 class LoraOracleArgs(ToolArgs):
@@ -92,6 +91,8 @@ class LoraOracle(Tool[LoraOracleArgs]):
     def run(self, subject: Subject, args: LoraOracleArgs, seed: int) -> ToolResult:
         """Return a reading for each claim that is likely enough, one for the sentence, and the probability that anything was planted.
 
+        Of a change of a recipe that the oracle was not trained on there is no probability.
+
         Raises:
             ToolInputError: there is no oracle.
         """
@@ -120,7 +121,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
         reader = ByClaims(loaded, N_CLAIMS)
         scores = reader.scores([change, *controls.values()])
         said, *others = reader.said(scores)
-        readings = []
+        readings, why = list[Reading](), loaded.why_no_probability(change)
         for answer in said.answers:
             if not answer.planted or (answer.p or 0.0) < LEAST_P:
                 continue
@@ -131,13 +132,16 @@ class LoraOracle(Tool[LoraOracleArgs]):
                 Reading(
                     name="claim", value=value, controls=by_name, lift=lift,
                     suggestion=suggest(lift, CLAIM_THRESHOLD_NATS, answer.statement, **_parts(answer)),
-                    detail={"statement": answer.statement, "p": answer.p, "reader": reader.name},
+                    detail={"statement": answer.statement, "p": None if why else answer.p, "reader": reader.name},
                 )
             )  # fmt: skip
         planted = {name: one.p_planted or 0.0 for name, one in zip(controls, others, strict=True)}
         readings.append(
             Reading(
-                name="p_planted", value=said.p_planted, controls=planted, detail={"families_apart": [NOTHING, BENIGN]}
+                name="p_planted",
+                value=None if why else said.p_planted,
+                controls={} if why else planted,
+                detail={"why_none": why} if why else {"families_apart": [NOTHING, BENIGN]},
             )
         )
         return readings

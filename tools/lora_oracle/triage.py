@@ -163,11 +163,8 @@ def _claimed(seen: Triage, oracle: ByClaims, change: Mapping[str, ModuleDelta]) 
     """Return the triage with the oracle's claims, and its probability where it was trained on changes of this sort."""
     (said,) = oracle.read([change])
     claims = [{"statement": a.statement, "family": a.family, "p": a.p} for a in said.answers if a.planted]
-    recipe = recipe_of(change)
-    if seen.outcome != "read" or recipe not in oracle.loaded.recipes:
-        rank, modules = recipe
-        why = f"the oracle was trained on no adapter of rank {rank} on {', '.join(modules)}"
-        why = why if seen.outcome == "read" else "a part of this change was not read"
+    why = oracle.loaded.why_no_probability(change) if seen.outcome == "read" else "a part of this change was not read"
+    if why:
         return replace(seen, claims=claims, no_probability=why)
     return replace(seen, claims=claims, p_planted=said.p_planted, no_probability="")
 
