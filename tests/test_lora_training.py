@@ -66,7 +66,7 @@ def run(*given):
 def trained(shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("oracle") / "out"
     report = run("train", "lora", "--base", BASE, "--data", shards, "--out", out, "--steps", 100, "--ranks", 1, "--rank", 8,
-                 "--epochs", 30, "--json")  # fmt: skip
+                 "--epochs", 30, "--batch", 16, "--json")  # fmt: skip
     return out, report
 
 
