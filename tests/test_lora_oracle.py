@@ -26,7 +26,7 @@ from tools.lora_oracle.delta import ModuleDelta, module_deltas
 from tools.lora_oracle.evaluate import evaluate, hits, table
 from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, read_loracle_contract
 from tools.lora_oracle.library import Known, Planted, read_changes, read_library, split_off, write_changes
-from tools.lora_oracle.readers import Answer, ByClaims, Lens, Majority, Nearest, Said
+from tools.lora_oracle.readers import LEAST_P, Answer, ByClaims, Lens, Majority, Nearest, Said
 from tools.lora_oracle.shapes import EFFECT, parts_of, shapes_of
 from tools.lora_oracle.tokens import MODULES, direction_tokens
 from tools.lora_oracle.tool import LoraOracle
@@ -496,6 +496,8 @@ def test_a_scan_gives_a_probability_within_the_oracles_recipes_alone(oracle, bas
     assert 0.0 < inside.p_planted <= 1.0
     assert outside.p_planted is None
     assert "was trained on no adapter of rank" in outside.no_probability
+    assert all(claim["p"] is None for claim in outside.claims)
+    assert all(claim["p"] >= LEAST_P for claim in inside.claims)
     assert gate([inside], inside.p_planted / 2) == HIT
     assert gate([inside], 1.0) == 0
     assert gate([outside], 1.0) == SHUT
@@ -503,6 +505,22 @@ def test_a_scan_gives_a_probability_within_the_oracles_recipes_alone(oracle, bas
     assert "Of models the base alone was run, on single words." in page
     assert "What the oracle of weights makes of it" in page
     assert "so there is no probability" in render_scan(outside.as_row(), tmp_path / "pages").read_text()
+
+
+def test_a_scan_tells_what_the_oracle_says_on_one_line(oracle, base_folder, lora_folder, tmp_path):
+    like = tiny.build_lora(base_folder, tmp_path / "like", r=1, lora_alpha=1, target_modules=["q_proj", "gate_proj"])
+    for folder, told in ((like, "planted 0."), (lora_folder, "no probability")):
+        given = [
+            "scan",
+            str(folder),
+            "--base",
+            str(base_folder),
+            "--oracle",
+            str(oracle),
+            "--out",
+            str(tmp_path / "pages"),
+        ]
+        assert told in CliRunner().invoke(app, given).stdout
 
 
 @pytest.mark.parametrize("wrong", ["no base", "another base"])

@@ -94,6 +94,9 @@ def _words(path: Path | None) -> tuple[str, ...]:
 def _line(row: dict[str, Any]) -> str:
     if row["why"]:
         return str(row["why"])[:200]
+    if row["oracle_asked"]:
+        p = "no probability" if row["p_planted"] is None else f"planted {row['p_planted']:.2f}"
+        return f"{p}, {row['claims'][0]['statement'] if row['claims'] else 'no claim'}"[:200]
     if row["words"] and row["words"]["top"]:
         return "reads " + ", ".join(word for word, _ in row["words"]["top"][:3])
     return f"{len(row['drift']['modules'])} modules changed" if row["drift"] else "nothing could be read"

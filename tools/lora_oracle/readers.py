@@ -18,6 +18,8 @@ from tools.lora_oracle.library import BENIGN, NOTHING, Change, Known, Planted
 from tools.lora_oracle.shapes import EFFECT, Shape
 
 N_SAMPLES = 6
+LEAST_P = 0.05
+"""Of a claim that is told at all: below it the reader abstains."""
 
 
 @dataclass(frozen=True)

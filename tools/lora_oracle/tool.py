@@ -19,7 +19,7 @@ from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, re
 from tools.lora_oracle.delta import module_deltas, scrambled
 from tools.lora_oracle.interpreter import FILE, Interpreter
 from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes
-from tools.lora_oracle.readers import Answer, ByClaims
+from tools.lora_oracle.readers import LEAST_P, Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
 from tools.subject import Subject
@@ -27,7 +27,7 @@ from tools.words import word_batches
 
 CLAIM_THRESHOLD_NATS, STATEMENT_THRESHOLD_NATS = 2.0, 2.0
 RANDOM_AND_NONE = ("random_directions", "no_change")
-LEAST_P, N_CLAIMS, FLOOR = 0.05, 3, 1e-6
+N_CLAIMS, FLOOR = 3, 1e-6
 
 
 class LoraOracleArgs(ToolArgs):

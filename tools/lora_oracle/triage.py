@@ -35,7 +35,7 @@ from tools.lora_oracle.directions import (
 )
 from tools.lora_oracle.drift import Drift, drift_of, percentiles
 from tools.lora_oracle.library import recipe_of
-from tools.lora_oracle.readers import ByClaims
+from tools.lora_oracle.readers import LEAST_P, ByClaims
 from tools.lora_oracle.weights import Tensors
 
 Outcome = Status | Literal["refused"]
@@ -83,6 +83,7 @@ class Triage:
     pairs: list[Pair] = field(default_factory=list)
     p_planted: float | None = None
     no_probability: str = "no oracle for this base was given"
+    oracle_asked: bool = False
     claims: list[dict[str, Any]] = field(default_factory=list)
     realigned: bool = False
 
@@ -162,11 +163,14 @@ def _oracle(base: str, folder: str) -> ByClaims:
 def _claimed(seen: Triage, oracle: ByClaims, change: Mapping[str, ModuleDelta]) -> Triage:
     """Return the triage with the oracle's claims, and its probability where it was trained on changes of this sort."""
     (said,) = oracle.read([change])
-    claims = [{"statement": a.statement, "family": a.family, "p": a.p} for a in said.answers if a.planted]
     why = oracle.loaded.why_no_probability(change) if seen.outcome == "read" else "a part of this change was not read"
-    if why:
-        return replace(seen, claims=claims, no_probability=why)
-    return replace(seen, claims=claims, p_planted=said.p_planted, no_probability="")
+    claims = [
+        {"statement": a.statement, "family": a.family, "p": None if why else a.p}
+        for a in said.answers
+        if a.planted and (a.p or 0.0) >= LEAST_P
+    ]
+    p_planted = None if why else said.p_planted
+    return replace(seen, oracle_asked=True, claims=claims, p_planted=p_planted, no_probability=why)
 
 
 def references(folder: Path) -> list[Reference]:
