@@ -26,6 +26,7 @@ from tools.subject import Subject
 from tools.words import word_batches
 
 CLAIM_THRESHOLD_NATS, STATEMENT_THRESHOLD_NATS = 2.0, 2.0
+"""On `dev` no control has a claim at all, or a sentence of concern, and no right one a lift below 7."""
 RANDOM_AND_NONE = ("random_directions", "no_change")
 N_CLAIMS, FLOOR = 3, 1e-6
 
