@@ -20,7 +20,7 @@ from tools.checkpoint import read_json, read_tensors
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
 from tools.lora_oracle.claim_reader import Batch, ClaimReader, ReaderConfig, collate
-from tools.lora_oracle.library import NOTHING, Change, Known, Recipe, recipe_of, split_off
+from tools.lora_oracle.library import NOTHING, Change, ChangeRecipe, Known, recipe_of, split_off
 from tools.lora_oracle.shapes import Shape, parts_of, shapes_of
 from tools.lora_oracle.tokens import DirectionTokens, direction_tokens
 from tools.subject import Subject
@@ -196,7 +196,7 @@ def _temperature(logits: Tensor, wanted: Tensor) -> float:
 
 def save(
     out: Path, model: ClaimReader, words: Candidates, shapes: dict[str, Shape], learned: dict[str, list[str]],
-    temperature: float, recipes: Sequence[Recipe], subject: Subject, report: dict[str, Any],
+    temperature: float, recipes: Sequence[ChangeRecipe], subject: Subject, report: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write a reader, with no path of this machine."""
     out.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ class LoadedReader:
     words: Candidates
     matched: dict[str, Tensor]
     temperature: float
-    recipes: frozenset[Recipe]
+    recipes: frozenset[ChangeRecipe]
 
     def why_no_probability(self, change: Change) -> str:
         """Return why no probability can be given of a change; empty where it is of a recipe that was trained on."""

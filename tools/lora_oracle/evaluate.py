@@ -21,7 +21,7 @@ from tools.lora_oracle.cases import Case
 from tools.lora_oracle.change import read_change
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.finetune import turned_back
-from tools.lora_oracle.library import Change, Recipe, recipe_of
+from tools.lora_oracle.library import Change, ChangeRecipe, recipe_of
 from tools.lora_oracle.readers import Answer, Lens, Said, WeightReader
 from tools.lora_oracle.shapes import parts_of
 from tools.lora_oracle.symmetry import Architecture, state_of, turned, with_weights
@@ -84,7 +84,7 @@ def read_case(case: Case, folder: Path, base: Tensors) -> Read:
 
 def evaluate(
     base: str, cases: Sequence[Case], folder: Path, readers: Sequence[WeightReader], lens: Lens | None = None,
-    recipes: frozenset[Recipe] | None = None,
+    recipes: frozenset[ChangeRecipe] | None = None,
 ) -> WeightEvaluation:  # fmt: skip
     """Return the figures of every reader on the cases; the first reader's are those told on top.
 
@@ -219,7 +219,7 @@ def _outright_rows(base: str, reads: Sequence[Read], folder: Path) -> Iterator[d
 
 
 def _detection(
-    name: str, reads: Sequence[Read], scores: Sequence[float | None], recipes: frozenset[Recipe] | None,
+    name: str, reads: Sequence[Read], scores: Sequence[float | None], recipes: frozenset[ChangeRecipe] | None,
     threshold: float | None = OPERATING_POINT,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield alarms on controls and organisms at the operating point, and the AUROC: nothing for a reader without a score."""

@@ -24,7 +24,7 @@ from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of
 
 NOTHING, BENIGN = "nothing", "benign"
 HELD_OUT_SHARE = 0.1
-Recipe = tuple[int, tuple[str, ...]]
+ChangeRecipe = tuple[int, tuple[str, ...]]
 Change = Mapping[str, ModuleDelta]
 
 
@@ -63,7 +63,7 @@ class Known:
         return self.claims[0].family if self.claims else NOTHING
 
 
-def recipe_of(change: Change) -> Recipe:
+def recipe_of(change: Change) -> ChangeRecipe:
     """Return what can be told of a recipe from a change: its highest rank, and which sorts of modules it touches."""
     rank = max((len(delta.S) for delta in change.values()), default=0)
     return rank, tuple(sorted({path.rsplit(".", 1)[-1] for path in change}))

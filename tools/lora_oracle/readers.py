@@ -37,6 +37,11 @@ class Answer:
         """Return whether it says that something of concern was planted."""
         return self.family not in (NOTHING, BENIGN, "")
 
+    @property
+    def told(self) -> bool:
+        """Return whether it says so with a probability that is worth telling."""
+        return self.planted and (self.p or 0.0) >= LEAST_P
+
 
 @dataclass(frozen=True)
 class Said:

@@ -50,7 +50,7 @@ class Realigned:
 
 
 def realign(model: Any, base: Any, seed: int = 0) -> Realigned:
-    """Return the weights of `model` in the coordinates of `base`.
+    """Return what `model` changes, in the coordinates of `base`.
 
     Args:
         model: The checkpoint, as transformers loads it.

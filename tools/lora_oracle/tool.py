@@ -19,7 +19,7 @@ from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, re
 from tools.lora_oracle.delta import module_deltas, scrambled
 from tools.lora_oracle.interpreter import FILE, Interpreter
 from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes
-from tools.lora_oracle.readers import LEAST_P, Answer, ByClaims
+from tools.lora_oracle.readers import Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
 from tools.subject import Subject
@@ -124,7 +124,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
         said, *others = reader.said(scores)
         readings, why = list[Reading](), loaded.why_no_probability(change)
         for answer in said.answers:
-            if not answer.planted or (answer.p or 0.0) < LEAST_P:
+            if not answer.told:
                 continue
             value, *beside = [math.log(max(reader.probability(answer, one), FLOOR)) for one in scores]
             by_name = dict(zip(controls, beside, strict=True))

@@ -14,8 +14,7 @@ from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.lora_oracle.claim_training import load_claim_reader, train_claim_reader
 from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, train_interpreter
-from tools.lora_oracle.library import BENIGN, NOTHING, read_library, split_off, write_changes
-from tools.lora_oracle.library import Recipe as ChangeRecipe
+from tools.lora_oracle.library import BENIGN, NOTHING, ChangeRecipe, read_library, split_off, write_changes
 from tools.lora_oracle.readers import ByClaims, ByInterpreter, Lens, Majority, Nearest, QuestionOnly, WeightReader
 from tools.subject import Subject
 

@@ -7,7 +7,7 @@ calibrated for this base and recipe, and is None without one, so that a gate tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,6 @@ from tools.lora_oracle.adapter import Status, read_adapter
 from tools.lora_oracle.canonical import Certificate, certify
 from tools.lora_oracle.change import read_change
 from tools.lora_oracle.claim_training import load_claim_reader
-from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.directions import (
     Dictionary,
     Direction,
@@ -34,8 +33,8 @@ from tools.lora_oracle.directions import (
     words_standing_out,
 )
 from tools.lora_oracle.drift import Drift, drift_of, percentiles
-from tools.lora_oracle.library import recipe_of
-from tools.lora_oracle.readers import LEAST_P, ByClaims
+from tools.lora_oracle.library import Change, ChangeRecipe, recipe_of
+from tools.lora_oracle.readers import ByClaims
 from tools.lora_oracle.weights import Tensors
 
 Outcome = Status | Literal["refused"]
@@ -46,7 +45,7 @@ HIT, SHUT = 3, 4
 class Reference:
     """The drift of one harmless adapter, and its recipe: a change is held against those of its own recipe alone."""
 
-    recipe: tuple[int, tuple[str, ...]]
+    recipe: ChangeRecipe
     features: dict[str, float]
 
 
@@ -147,7 +146,7 @@ def _look(scan: Scan) -> Triage:
     )  # fmt: skip
 
 
-def _first(change: Mapping[str, ModuleDelta], words: Dictionary, oracle: ByClaims | None) -> tuple[object, ...]:
+def _first(change: Change, words: Dictionary, oracle: ByClaims | None) -> tuple[object, ...]:
     """Return what is said first of a change: the word read, the token written, the oracle's claim."""
     read, written = (scores.tolist() for scores in scored(list(change.values()), words))
     first = tuple(max(range(len(s)), key=s.__getitem__) if s else None for s in (read, written))
@@ -160,15 +159,11 @@ def _oracle(base: str, folder: str) -> ByClaims:
     return ByClaims(load_claim_reader(load_subject(base), Path(folder)))
 
 
-def _claimed(seen: Triage, oracle: ByClaims, change: Mapping[str, ModuleDelta]) -> Triage:
+def _claimed(seen: Triage, oracle: ByClaims, change: Change) -> Triage:
     """Return the triage with the oracle's claims, and its probability where it was trained on changes of this sort."""
     (said,) = oracle.read([change])
     why = oracle.loaded.why_no_probability(change) if seen.outcome == "read" else "a part of this change was not read"
-    claims = [
-        {"statement": a.statement, "family": a.family, "p": None if why else a.p}
-        for a in said.answers
-        if a.planted and (a.p or 0.0) >= LEAST_P
-    ]
+    claims = [{"statement": a.statement, "family": a.family, "p": None if why else a.p} for a in said.answers if a.told]
     p_planted = None if why else said.p_planted
     return replace(seen, oracle_asked=True, claims=claims, p_planted=p_planted, no_probability=why)
 
