@@ -9,7 +9,7 @@ import torch
 from tools.errors import ModelLoadError
 from tools.lora_oracle.delta import truncated
 from tools.lora_oracle.realign import realign
-from tools.lora_oracle.symmetry import Architecture, state_of, turned, with_weights
+from tools.lora_oracle.symmetry import Architecture, folded, state_of, turned, unfolded, with_weights
 from tools.lora_oracle.triage import Scan, triage
 
 D, MLP = 32, 48
@@ -49,6 +49,36 @@ def test_the_disguise_keeps_the_logits_and_realigning_gives_the_base_back(base, 
     assert found.proven
     for name, change in found.changes.items():
         assert float(change.abs().max()) < 1e-6, name
+
+
+def test_a_change_of_folded_weights_is_told_as_one_of_the_bases_own(base):
+    shape, ours = Architecture.of(base), state_of(base)
+    theirs = {n: w if "norm" in n else w + 0.1 * rand(*w.shape, seed=len(n)) for n, w in ours.items()}
+    apart, plain = folded(theirs, shape), folded(ours, shape)
+    changes = unfolded({name: apart[name] - plain[name] for name in ours}, ours, shape)
+    for name in ours:
+        torch.testing.assert_close(changes[name], theirs[name] - ours[name], atol=1e-12, rtol=1e-9)
+
+
+def test_neurons_and_heads_change_places_when_a_model_is_turned(base):
+    shape, before = Architecture.of(base), state_of(base)
+    after, swapped = turned(before, shape, 1), []
+    before = folded(before, shape)
+    for layer in range(shape.n_layers):
+        old, new = (w[f"model.layers.{layer}.mlp.gate_proj.weight"].norm(dim=1) for w in (before, after))
+        assert not torch.allclose(old, new)
+        torch.testing.assert_close(old.sort().values, new.sort().values)
+        old, new = (circuits(w, shape, layer) for w in (before, after))
+        torch.testing.assert_close(old.flatten().sort().values, new.flatten().sort().values)
+        swapped += [bool(torch.isclose(pair, new.flip(1)).all(1).any()) for pair in old]
+    assert any(swapped)
+
+
+def circuits(weights, shape, layer):
+    """Return the norm of each head's `O V`, [group, head of it], which nothing but a change of places moves."""
+    v, o = (weights[f"model.layers.{layer}.self_attn.{p}_proj.weight"] for p in "vo")
+    heads = o.T.view(shape.n_kv, shape.group, shape.d_head, -1)
+    return torch.einsum("gdi,ghdo->ghio", v.view(shape.n_kv, shape.d_head, -1), heads).flatten(2).norm(dim=2)
 
 
 @pytest.mark.parametrize("path", ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
