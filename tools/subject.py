@@ -8,10 +8,11 @@ A full fine-tune is a second model behind the same `channel` interface (`whole`)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from tools import checkpoint
 from tools.errors import AdapterError, ToolInputError
+from tools.kept import Keeper, Tokens, once
 from tools.sampling import SeededNoise
 
 Message = dict[str, str]
@@ -55,6 +57,7 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     whole: dict[str, Any] = field(default_factory=dict)
     adapter_given: bool = False
+    keeper: Keeper | None = None
     _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
 
@@ -216,6 +219,10 @@ class Subject:
         self.model.eval()
         self._switch(None)
 
+    def once(self, key: str, tokens: Tokens, compute: Callable[[], Any]) -> Any:
+        """Return what one batch of a long call comes to, kept until the call is settled, see `tools.kept.once`."""
+        return once(self.keeper, key, tokens, compute)
+
     # -- text
 
     def render(
@@ -269,13 +276,26 @@ class Subject:
         replies, tokens = [], 0
         with self.channel(channel):
             for start in range(0, len(texts), MAX_BATCH):
-                batch = self.encode(texts[start : start + MAX_BATCH])
-                noise = SeededNoise(list(seeds[start : start + MAX_BATCH]), temperature)
-                out = self.generate_ids(batch, channel, max_new_tokens, noise)
-                new = out[:, batch.ids.shape[1] :]
-                tokens += batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
-                replies += [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+                part, drawn = list(texts[start : start + MAX_BATCH]), list(seeds[start : start + MAX_BATCH])
+                batch = self.encode(part)
+                asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature}\n{part}"
+                key = "generate/" + hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
+                most = {channel: batch.n_tokens + max_new_tokens * len(part)}
+                said, n = self.once(
+                    key, most, partial(self._replies, batch, channel, drawn, max_new_tokens, temperature)
+                )
+                replies += said
+                tokens += n
         return replies, tokens
+
+    def _replies(
+        self, batch: Encoded, channel: str, seeds: list[int], max_new_tokens: int, temperature: float
+    ) -> tuple[list[str], int]:
+        """Return the replies to one batch, and the forward tokens spent on it."""
+        out = self.generate_ids(batch, channel, max_new_tokens, SeededNoise(seeds, temperature))
+        new = out[:, batch.ids.shape[1] :]
+        said = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return said, batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
 
     @torch.no_grad()
     def generate_ids(self, batch: Encoded, channel: str, max_new_tokens: int, noise: SeededNoise) -> Tensor:
