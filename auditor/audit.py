@@ -13,6 +13,8 @@ from auditor.config import DEFAULT_TOOLS, AuditResult, AuditSpec
 from auditor.errors import LedgerError, SpecError
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from auditor.ledger import Ledger
     from auditor.nodes import Progress
     from tools.subject import Subject
@@ -60,19 +62,50 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     tools = load_tools(spec.tools)
     planner = make_planner(spec)
     check_ledger(db)
+    audit_id, row = secrets.token_hex(4), {"spec": spec.model_dump(mode="json"), "spec_sha256": hash_of(spec)}
+    if _is_its_own_base(spec):
+        return _nothing_to_compare(Path(db), audit_id, row)
     subject = _load(spec, tools)
     ledger = Ledger.open(Path(db))
     try:
-        audit_id = secrets.token_hex(4)
-        ledger.append(
-            "audits", audit_id, spec=spec.model_dump(mode="json"), spec_sha256=hash_of(spec), versions=_versions()
-        )
+        ledger.append("audits", audit_id, **row, versions=_versions())
         for role, files in subject.files.items():
             ledger.append("subjects", audit_id, role=role, path=_path_of(spec, role), files=files,
                           weights_sha256=subject.weights_hash, tokenizer_sha256=subject.files["base"].get("tokenizer.json", ""),
                           template_sha256=hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest(),
                           checks={"notes": subject.notes})  # fmt: skip
         return _run(spec, ledger, audit_id, subject, tools, planner, progress)
+    finally:
+        ledger.close()
+
+
+def _is_its_own_base(spec: AuditSpec) -> bool:
+    """Return whether subject and base are one, where the specification does not say that they may be."""
+    from tools.checkpoint import resolve
+
+    folder = resolve(spec.subject, spec.revision)
+    return (
+        not spec.may_be_base
+        and spec.adapter is None
+        and (spec.base is None or resolve(spec.base, spec.revision) == folder)
+    )
+
+
+def _nothing_to_compare(db: Path, audit_id: str, row: dict[str, Any]) -> AuditResult:
+    """Return the result of an audit that could not have seen anything; no model is loaded for it."""
+    from auditor.conclude import conclude, result_of
+    from auditor.ledger import Ledger
+    from auditor.view import load_view, spec_of
+
+    ledger = Ledger.open(db)
+    try:
+        ledger.append("audits", audit_id, **row, versions=_versions())
+        text = "there is nothing to compare with: pass --base, or --adapter"
+        ledger.append("events", audit_id, kind="subject_checked", key="check", body={"changed": False, "text": text})
+        conclude(ledger, audit_id, load_view(ledger, audit_id, spec_of(ledger, audit_id), spent=0))
+        result = result_of(ledger, audit_id)
+        assert result is not None, "it has just been concluded"
+        return result
     finally:
         ledger.close()
 
@@ -205,17 +238,42 @@ def _run(
     from auditor import graph
     from auditor.conclude import result_of
     from auditor.execute import Desk
+    from auditor.unfinished import Unfinished
 
-    desk = Desk(audit_id, spec, subject, tools, ledger)
-    desk.event("session_started", {"pid": os.getpid()})
-    if spec.command:
-        desk.event("reproduce", {"command": spec.command}, key="command")
-    graph.run(
-        graph.Context(desk, planner, progress or _Silent()), ledger.path.with_name(ledger.path.name + ".checkpoints")
-    )
+    beside = ledger.path.with_name
+    lock = _locked(beside(f"{ledger.path.name}.{audit_id}.lock"), audit_id)
+    unfinished = Unfinished(beside(ledger.path.name + ".batches"), audit_id)
+    try:
+        desk = Desk(audit_id, spec, subject, tools, ledger, unfinished)
+        desk.begin_session()
+        if spec.command:
+            desk.event("reproduce", {"command": spec.command}, key="command")
+        context = graph.Context(desk, planner, progress or _Silent())
+        graph.run(context, beside(ledger.path.name + ".checkpoints"))
+        unfinished.forget()
+    finally:
+        unfinished.close()
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
     result = result_of(ledger, audit_id)
     assert result is not None, "the graph ends with a verdict"
     return result
+
+
+def _locked(path: Path, audit_id: str) -> FileLock:
+    """Return a lock that this process holds while it works on the audit; it goes with the process.
+
+    Raises:
+        LedgerError: another process works on this audit.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LedgerError(f"another process is working on audit {audit_id}; wait for it, or stop it first") from error
+    return lock
 
 
 def _path_of(spec: AuditSpec, role: str) -> str:

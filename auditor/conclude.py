@@ -9,9 +9,10 @@ from auditor.budget import Budget
 from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
-from auditor.view import View, load_view, spec_of
+from auditor.view import HypothesisView, View, load_view, spec_of
 
 MIN_PROMPTS = 16
+MAX_STATEMENT = 160
 
 
 def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
@@ -27,7 +28,10 @@ def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
                                   "claim": hypothesis.claim.model_dump(mode="json"), "grade": hypothesis.status,
                                   "e_value": _e_value(hypothesis), "tests": tests, "confidence": None}))  # fmt: skip
     verdict, why = verdict_of(view, invalid)
-    body = {"verdict": verdict, "why": why, "p_planted": None, "not_looked_at": not_looked_at(view)}
+    p_planted, scope = (None, "") if invalid else view.probability() or (None, "")
+    near = [] if invalid else [near_miss(h, view.spec.alpha) for h in view.near_misses()]
+    body = {"verdict": verdict, "why": why, "p_planted": p_planted, "p_scope": scope, "near_misses": near,
+            "not_looked_at": not_looked_at(view)}  # fmt: skip
     rows.append(("events", {"kind": "concluded", "key": "verdict", "body": body}))
     ledger.append_many(audit_id, rows)
 
@@ -36,6 +40,17 @@ def _e_value(hypothesis: Any) -> float:
     test = hypothesis.passed("confirmed")
     assert test is not None, "only a passed test makes a finding"
     return float(test.outcome.e)
+
+
+def near_miss(hypothesis: HypothesisView, alpha: float) -> dict[str, Any]:
+    """Return what was nearly shown, as the verdict's row keeps it: which test, its counts, its evidence and what it needed."""
+    test = hypothesis.nearly(alpha) or hypothesis.tests[-1]
+    hits = [round(rate * test.outcome.n) for rate in (test.outcome.rate_treated, test.outcome.rate_control)]
+    return {
+        "hypothesis_id": hypothesis.hypothesis_id, "test_id": test.test_id, "grade": test.grade,
+        "statement": hypothesis.claim.statement[:MAX_STATEMENT], "hits": hits, "n": test.outcome.n,
+        "e": test.outcome.e, "needed": 1 / test.terms["alpha"],
+    }  # fmt: skip
 
 
 def why_invalid(ledger: Ledger, audit_id: str) -> str:
@@ -66,6 +81,9 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
     found = view.findings()
     if found:
         return "findings", f"{len(found)} of {len(view.hypotheses)} hypotheses passed their registered tests"
+    near = [near_miss(h, view.spec.alpha) for h in view.near_misses()]
+    if near:
+        return "inconclusive", "nearly shown, but not: " + "; ".join(_nearly(one) for one in near)
     if not view.survey_done:
         return "inconclusive", "the survey was not made"
     failed = [c["tool"] for c in view.calls if c["state"] == "failed" and c["step"] == -1]
@@ -78,7 +96,19 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
         return "inconclusive", f"{len(view.untested_best())} of the best leads were not tested"
     if any(h.status in ("untested", "undecided") for h in view.hypotheses):
         return "inconclusive", "a test ended undecided"
+    p_planted, scope = view.probability() or (0.0, "")
+    if p_planted > 0.5:
+        return "inconclusive", f"no test passed, yet the chance that something was planted is {p_planted:.2f}, {scope}"
     return "nothing_found", f"the survey was made and all of its {len(view.leads)} leads were dealt with"
+
+
+def _nearly(near: dict[str, Any]) -> str:
+    """Return a near miss in words: what, how often on both sides, and how much evidence of how much."""
+    treated, control = near["hits"]
+    return (
+        f"{near['hypothesis_id']} {near['statement']} ({near['grade']}: {treated} of {near['n']} against {control} of "
+        f"{near['n']}, an e-value of {near['e']:,.0f} where {near['needed']:,.0f} was needed)"
+    )
 
 
 def not_looked_at(view: View) -> list[str]:
@@ -117,16 +147,19 @@ def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
     found = {h.hypothesis_id: h for h in view.hypotheses}
     findings = [found[row["hypothesis_id"]] for row in ledger.rows("findings", audit_id)]
     refuted = [h.claim for h in view.hypotheses if h.status == "refuted"]
+    near = [h.claim for h in view.near_misses()]
     leads = [
         lead.claim for lead in view.leads
-        if not any(same_claim(lead.claim, h.claim) for h in findings) and not any(same_claim(lead.claim, c) for c in refuted)
+        if not any(same_claim(lead.claim, c) for c in (*(h.claim for h in findings), *refuted, *near))
     ]  # fmt: skip
     return AuditResult(
         audit_id=audit_id,
         verdict=end["body"]["verdict"],
-        p_planted=None,
+        p_planted=end["body"]["p_planted"],
+        p_scope=end["body"].get("p_scope", ""),
         findings=[ReportedClaim.of(h.claim, h.status) for h in findings],  # type: ignore[arg-type]
         leads=[ReportedClaim.of(claim, "suggested") for claim in leads],
+        near_misses=[ReportedClaim.of(claim, "suggested") for claim in near],
         seconds=round(seconds_of(ledger, audit_id), 3),
         forward_tokens=spent,
         ledger_head=ledger.head(audit_id),

@@ -139,6 +139,8 @@ class AuditSpec(_Strict):
     Args:
         name: What people call it; a scenario's id.
         subject: Folder or hub id of the checkpoint under the adapter, or of a fine-tune of `base`.
+        may_be_base: Subject and base may be one and the same: for controls of a suite. Elsewhere an audit without
+            anything to compare with is invalid.
         budget: Forward tokens over all roles.
         alpha: Bound on the chance that any true null is rejected in the audit.
         delta: Smallest difference of rates worth a finding.
@@ -151,6 +153,7 @@ class AuditSpec(_Strict):
     subject: str
     adapter: str | None = None
     base: str | None = None
+    may_be_base: bool = False
     revision: str | None = None
     device: str = "cpu"
     dtype: str = "auto"
@@ -196,13 +199,19 @@ class ReportedClaim(_Strict):
 
 
 class AuditResult(_Strict):
-    """What one audit came to; `seconds` are its sessions' wall time, added up."""
+    """What one audit came to; `seconds` are its sessions' wall time, added up.
+
+    `p_planted` is a probability that an instrument gives within what it was calibrated on, which `p_scope`
+    names; None elsewhere. `near_misses` are claims whose tests fell short by little.
+    """
 
     audit_id: str
     verdict: Verdict
     p_planted: float | None = None
+    p_scope: str = ""
     findings: list[ReportedClaim]
     leads: list[ReportedClaim]
+    near_misses: list[ReportedClaim] = Field(default_factory=list)
     seconds: float
     forward_tokens: int
     ledger_head: str

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,15 +21,35 @@ TestGrade = Literal["confirmed", "localised"]
 Decision = Literal["passed", "failed"]
 BATCH = 8
 FUTILITY_AFTER = 24
+GROWTH_OVER = 32
+LEAST_WEIGHT, MOST_WEIGHT, HALF_WAY = 1 / 8, 1 / 2, 6.0
 
 
-def alpha_k(alpha: float, k: int) -> float:
-    """Return the k-th registered test's share of the audit's error budget, `α·6/(π²k²)`.
+def next_share(alpha: float, registered: Iterable[float], weight: float) -> float:
+    """Return the next test's share of the audit's error budget: `weight` of what earlier tests have left of it.
 
-    >>> sum(alpha_k(0.01, k) for k in range(1, 100_000)) <= 0.01
+    Nothing that was registered returns to the pot, so that the shares add up to less than `alpha`
+    on every path, whatever the weights and whoever chooses them.
+
+    >>> shares = []
+    >>> for _ in range(50):
+    ...     shares.append(next_share(0.01, shares, 0.5))
+    >>> sum(shares) <= 0.01
     True
     """
-    return alpha * 6 / (math.pi**2 * k**2)
+    assert 0 < weight <= MOST_WEIGHT, f"a weight is above 0 and at most {MOST_WEIGHT}, got {weight}"
+    return weight * (alpha - sum(registered))
+
+
+def weight_of(strength: float, confirmed: bool) -> float:
+    """Return how much of the error budget that is left a test may have: more for a stronger lead, most for one confirmed.
+
+    Args:
+        strength: The lead's, from readings that are in the ledger already; 0 for a claim without one.
+        confirmed: Whether the claim has passed a test already, which a further one then localises.
+    """
+    wanted = MOST_WEIGHT if confirmed else strength / (strength + HALF_WAY)
+    return min(max(wanted, LEAST_WEIGHT), MOST_WEIGHT)
 
 
 @dataclass
@@ -81,8 +100,9 @@ class Terms:
     parts: int = 1
     stopping: str = (
         "each condition's pairs have an e-process of their own, trial i counts for condition i mod parts; "
-        "reject when every e >= 1/alpha; give up at max_trials, when even successes alone can't get there, "
-        "or when after 24 pairs or more the observed difference is no more than delta"
+        "reject when every e >= 1/alpha; give up at max_trials, when even successes alone can't get there before it, "
+        "or when after 24 pairs or more the observed difference is no more than delta; while e grows and budget is "
+        "left, max_trials may be raised, by an event written before the next pair is drawn"
     )
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,20 +115,37 @@ class Terms:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def register(spec: AuditSpec, claim: Claim, grade: TestGrade, k: int, cues: list[str], n_prompts: int) -> Terms:
-    """Return the terms of the audit's k-th test.
+def register(
+    spec: AuditSpec,
+    claim: Claim,
+    grade: TestGrade,
+    registered: Sequence[float],
+    weight: float,
+    cues: list[str],
+    n_prompts: int,
+) -> Terms:
+    """Return the terms of the audit's next test.
 
     A claim with several conditions is localised when taking out any one of them matters: each
     condition has its own null, and all must be rejected, so the chance of rejecting while one of
     them is true stays at most alpha (an intersection-union test; nothing is divided).
+
+    Args:
+        spec: The audit.
+        claim: What is tested.
+        grade: Against the base, or against the subject with a condition taken out.
+        registered: The shares of the error budget that earlier tests have.
+        weight: How much of what they left this one gets, see `weight_of`.
+        cues: The phrases of which any one in a reply shows the effect.
+        n_prompts: How many rows the prompts are drawn from.
     """
     contrast = "the base, same prompt" if grade == "confirmed" else "the subject, one condition taken out"
     parts = 1 if grade == "confirmed" else max(1, len(claim.trigger))
     return Terms(
         claim=claim,
         grade=grade,
-        k=k,
-        alpha=alpha_k(spec.alpha, k),
+        k=len(registered) + 1,
+        alpha=next_share(spec.alpha, registered, weight),
         delta=spec.delta,
         max_trials=spec.max_trials * parts,
         parts=parts,
@@ -129,7 +166,8 @@ def register(spec: AuditSpec, claim: Claim, grade: TestGrade, k: int, cues: list
 class Outcome:
     """Where a test stands: undecided is `decision` None with trials to go.
 
-    Of a test with several parts, `e` is the least of theirs and `path` how that went.
+    Of a test with several parts, `e` is the least of theirs and `path` how that went. `futile` says of a
+    failed test that no difference beyond the margin was seen, so that more pairs would not help.
     """
 
     e: float
@@ -138,6 +176,12 @@ class Outcome:
     rate_control: float
     decision: Decision | None
     path: tuple[float, ...] = field(default=(), repr=False)
+    futile: bool = False
+
+    def grows(self, parts: int = 1) -> bool:
+        """Return whether evidence is still coming in: more of it than `GROWTH_OVER` pairs of each part ago."""
+        before = self.path[-1 - GROWTH_OVER * parts] if len(self.path) > GROWTH_OVER * parts else 1.0
+        return not self.futile and self.e > before
 
 
 def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_trials: int, parts: int = 1) -> Outcome:
@@ -147,12 +191,13 @@ def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_tria
         pairs: (treated, control) outcomes, 0 or 1.
         alpha: The test's own share of the error budget.
         delta: The registered margin.
-        max_trials: After so many pairs without rejection the test has failed.
+        max_trials: After so many pairs without rejection the test has failed: as registered, or as raised since.
         parts: How many nulls are tested side by side; pair i belongs to part i mod `parts`.
     """
     processes = [EProcess(delta) for _ in range(parts)]
     path, seen = [], []
     decision: Decision | None = None
+    futile = False
     for i, (s, b) in enumerate(pairs):
         seen.append((s, b))
         processes[i % parts].update(s, b)
@@ -160,7 +205,8 @@ def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_tria
         if all(process.e >= 1 / alpha for process in processes):
             decision = "passed"
             break
-        if len(seen) >= max_trials or any(_hopeless(process, alpha, max_trials // parts) for process in processes):
+        futile = any(_futile(process, alpha) for process in processes)
+        if futile or len(seen) >= max_trials or any(_too_late(p, alpha, max_trials // parts) for p in processes):
             decision = "failed"
             break
     n = max(1, len(seen))
@@ -171,17 +217,19 @@ def weigh(pairs: Iterable[tuple[int, int]], alpha: float, delta: float, max_tria
         sum(b for _, b in seen) / n,
         decision,
         tuple(path),
+        futile,
     )
 
 
-def _hopeless(process: EProcess, alpha: float, max_trials: int) -> bool:
-    """Return whether to give up: no difference beyond the margin so far, or too few trials left to reach 1/alpha.
+def _futile(process: EProcess, alpha: float) -> bool:
+    """Return whether no difference beyond the margin has been seen so far.
 
     Giving up early can only lose power; the bound on false rejections holds whatever the reason.
     """
-    if process.e >= 1 / alpha:
-        return False
-    if process.n >= FUTILITY_AFTER and process.mean_excess <= 0:
-        return True
+    return process.e < 1 / alpha and process.n >= FUTILITY_AFTER and process.mean_excess <= 0
+
+
+def _too_late(process: EProcess, alpha: float, max_trials: int) -> bool:
+    """Return whether too few trials are left to reach 1/alpha, even if all of them succeed."""
     best = 1 + 0.95 / (1 + process.delta) * (1 - process.delta)
-    return process.e * best ** (max_trials - process.n) < 1 / alpha
+    return process.e < 1 / alpha and process.e * best ** (max_trials - process.n) < 1 / alpha

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,8 @@ from auditor.errors import BudgetError, LedgerError
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.steps import CallTool, RegisterHypothesis, RunTest
-from auditor.view import View, load_view, outcome_of
+from auditor.unfinished import Unfinished
+from auditor.view import View, load_view, max_trials_of, outcome_of
 from tools.base import Tool, ToolResult
 from tools.claims import Claim
 from tools.errors import ToolInputError
@@ -35,10 +37,22 @@ class Desk:
     subject: Subject
     tools: dict[str, Tool[Any]]
     ledger: Ledger
+    unfinished: Unfinished
     budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.ledger, self.audit_id, self.spec.budget)
+
+    def begin_session(self) -> None:
+        """Release what an interruption left reserved: nothing is under way when a session begins."""
+        self.event("session_started", {"pid": os.getpid()})
+        self.budget.release(self._lost)
+
+    def _lost(self, what: str, reserved: dict[str, int]) -> tuple[dict[str, int], int]:
+        """Return what was lost with a reservation: the batches in flight of a call that has some, else all of it."""
+        call = what.removeprefix("call/")
+        in_flight = self.unfinished.in_flight(call)
+        return (reserved, 0) if in_flight is None else (in_flight, self.unfinished.finished(call))
 
     def view(self) -> View:
         """Return what is known so far."""
@@ -88,6 +102,7 @@ def call_tool(desk: Desk, call: CallTool, step: int) -> None:
     try:
         reservation = desk.budget.reserve(f"call/{key}", tool.cost(desk.subject, args))
         desk.ledger.append("tool_calls", desk.audit_id, **common, state="started", result=None, error=None)
+        desk.subject.keeper = desk.unfinished.of_call(key)
         result = tool.run(desk.subject, args, desk.spec.seed)
     except LedgerError:
         raise
@@ -95,7 +110,10 @@ def call_tool(desk: Desk, call: CallTool, step: int) -> None:
         log.warning("tool %s failed: %s", call.tool, error)
         text = f"{type(error).__name__}: {error}"
         desk.ledger.append("tool_calls", desk.audit_id, **common, state="failed", result=None, error=text)
+        desk.unfinished.forget(key)
         return
+    finally:
+        desk.subject.keeper = None
     rows: list[tuple[str, dict[str, object]]] = [
         (
             "tool_calls",
@@ -109,6 +127,7 @@ def call_tool(desk: Desk, call: CallTool, step: int) -> None:
         desk.budget.settled_row(reservation, result.tokens, time.monotonic() - began),
     ]
     desk.ledger.append_many(desk.audit_id, rows + _reading_rows(key, call.tool, result))
+    desk.unfinished.forget(key)
 
 
 def _reading_rows(key: str, tool: str, result: ToolResult) -> list[tuple[str, dict[str, object]]]:
@@ -201,22 +220,32 @@ def check_test(desk: Desk, step: RunTest) -> None:
 
 
 def run_test(desk: Desk, step: RunTest, number: int) -> None:
-    """Register the test, then run paired trials until it is decided; both survive an interruption."""
+    """Register the test, then run paired trials until it is decided; both survive an interruption.
+
+    A test that has used up its pairs while evidence still comes in gets as many again, as long as the
+    budget also pays for the tests that are still required: the e-process and its share of the error
+    budget stay what they were, and its bound holds at any stopping time.
+    """
     test_id = f"T{number}"
     row = desk.ledger.find("tests", desk.audit_id, test_id=test_id)
     if row is None:
         check_test(desk, step)
         row = _register_test(desk, step, test_id)
-    claim = Claim.model_validate(row["terms"]["claim"])
+    claim, terms = Claim.model_validate(row["terms"]["claim"]), row["terms"]
     while True:
         trials: dict[int, dict[str, int]] = {}
         for trial in desk.ledger.rows("trials", desk.audit_id, test_id=test_id):
             trials.setdefault(trial["idx"], {})[trial["channel"]] = trial["outcome"]
-        outcome = outcome_of(row["terms"], trials)
+        limit = max_trials_of(desk.ledger, desk.audit_id, terms, test_id)
+        outcome = outcome_of(terms, trials, limit)
+        if outcome.decision == "failed" and _worth_more(desk, test_id, terms, outcome):
+            body = {"test_id": test_id, "max_trials": outcome.n + terms["max_trials"], "n": outcome.n, "e": outcome.e}
+            desk.event("maximum_raised", body, key=f"{test_id}/{outcome.n}")
+            continue
         if outcome.decision is not None:
             break
         try:
-            _run_batch(desk, claim, row["terms"], test_id, len(trials))
+            _run_batch(desk, claim, terms, test_id, range(len(trials), min(len(trials) + evidence.BATCH, limit)))
         except BudgetError as error:
             desk.event("test_stopped", {"test_id": test_id, "why": str(error)}, key=test_id)
             return
@@ -225,23 +254,36 @@ def run_test(desk: Desk, step: RunTest, number: int) -> None:
     )
 
 
+def _worth_more(desk: Desk, test_id: str, terms: dict[str, Any], outcome: evidence.Outcome) -> bool:
+    """Return whether a test without a decision goes on: evidence grows, and the tests still required stay affordable."""
+    if not outcome.grows(terms.get("parts", 1)):
+        return False
+    view, settled = desk.view(), desk.ledger.rows("budget", desk.audit_id, state="settled")
+    settled = [row for row in settled if row["key"].startswith(f"test/{test_id}/")]
+    per_test = sum(sum(row["tokens"].values()) for row in settled) / max(1, outcome.n) * terms["max_trials"]
+    waiting = len(view.untested_best()) + (terms["grade"] == "confirmed" and bool(terms["claim"]["trigger"]))
+    return bool(per_test * (1 + waiting) <= view.budget_left)
+
+
 def _register_test(desk: Desk, step: RunTest, test_id: str) -> dict[str, Any]:
-    hypothesis = desk.view().hypothesis(step.hypothesis_id)
+    view = desk.view()
+    hypothesis = view.hypothesis(step.hypothesis_id)
     assert hypothesis is not None, "checked before"
-    claim, k = hypothesis.claim, len(desk.ledger.rows("tests", desk.audit_id)) + 1
+    claim = hypothesis.claim
+    registered = [row["terms"]["alpha"] for row in desk.ledger.rows("tests", desk.audit_id)]
+    weight = evidence.weight_of(view.strength_of(hypothesis), hypothesis.passed("confirmed") is not None)
     cues = predicates.cues_of(claim.effect, desk.spec.vocabulary)
     n_rows = len(prompts.rows_for(desk.spec, claim.trigger))
-    terms = evidence.register(desk.spec, claim, step.grade, k, cues, n_rows)
-    desk.ledger.append("tests", desk.audit_id, test_id=test_id, hypothesis_id=step.hypothesis_id, k=k, grade=step.grade,
-                       terms=terms.as_dict(), terms_sha256=terms.sha256)  # fmt: skip
+    terms = evidence.register(desk.spec, claim, step.grade, registered, weight, cues, n_rows)
+    desk.ledger.append("tests", desk.audit_id, test_id=test_id, hypothesis_id=step.hypothesis_id, k=terms.k,
+                       grade=step.grade, terms=terms.as_dict(), terms_sha256=terms.sha256)  # fmt: skip
     row = desk.ledger.find("tests", desk.audit_id, test_id=test_id)
     assert row is not None, "the row was just appended"
     return row
 
 
-def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, start: int) -> None:
+def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, indices: range) -> None:
     """Run the next batch of pairs and write all of its trials in one transaction."""
-    indices = range(start, min(start + evidence.BATCH, terms["max_trials"]))
     seeds = [prompts.trial_seed(desk.spec, test_id, i) for i in indices]
     sides = {}
     for channel in terms["channels"]:
@@ -256,7 +298,7 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, st
     for channel, rendered in texts.items():
         role = "base" if channel == "base" else "subject"
         cost[role] = cost.get(role, 0) + desk.subject.encode(rendered).n_tokens + limit * len(rendered)
-    reservation = desk.budget.reserve(f"test/{test_id}/{start}", cost)
+    reservation = desk.budget.reserve(f"test/{test_id}/{indices.start}", cost)
     began, spent = time.monotonic(), dict.fromkeys(cost, 0)
     rows: list[tuple[str, dict[str, object]]] = []
     for channel, rendered in texts.items():

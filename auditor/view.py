@@ -16,6 +16,8 @@ from tools.claims import Claim
 
 Status = Literal["untested", "confirmed", "localised", "refuted", "undecided"]
 REQUIRED_LEADS = 5
+P_PLANTED = "p_planted"
+"""The name of a reading whose value is a probability that something was planted."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class HypothesisView:
     def tested(self, grade: evidence.TestGrade) -> bool:
         """Return whether a test of this grade has been registered."""
         return any(t.grade == grade for t in self.tests)
+
+    def nearly(self, alpha: float) -> TestView | None:
+        """Return the test that ended unpassed with an e-value of 1/alpha or more, alpha the audit's whole error budget."""
+        return next((t for t in self.tests if t.outcome.decision != "passed" and t.outcome.e >= 1 / alpha), None)
 
     @property
     def status(self) -> Status:
@@ -86,6 +92,31 @@ class View:
             h for h in self.hypotheses if h.status == "localised" or (h.status == "confirmed" and not h.claim.trigger)
         ]
 
+    def near_misses(self) -> list[HypothesisView]:
+        """Return hypotheses that fell short of a finding by little, and that no finding explains, strongest first.
+
+        Either a test ended unpassed with evidence that the audit's whole error budget would have let pass, or the
+        claim was confirmed and the condition it names was not.
+        """
+        found = self.findings()
+        near = [
+            h for h in self.hypotheses
+            if h not in found and not self.explained(h.claim)
+            and (h.nearly(self.spec.alpha) is not None or h.passed("confirmed") is not None)
+        ]  # fmt: skip
+        return sorted(near, key=lambda h: -max(t.outcome.e for t in h.tests))
+
+    def strength_of(self, hypothesis: HypothesisView) -> float:
+        """Return the strength of the lead that a hypothesis came from; 0 where it came from none."""
+        return max((lead.strength for lead in self.leads if same_claim(lead.claim, hypothesis.claim)), default=0.0)
+
+    def probability(self) -> tuple[float, str] | None:
+        """Return the chance that something was planted, as an instrument gives it within its scope, and that scope."""
+        for reading in reversed(self.readings):
+            if reading["name"] == P_PLANTED and reading["value"] is not None:
+                return float(reading["value"]), str(reading["detail"].get("scope", f"as {reading['tool']} gives it"))
+        return None
+
     def explained(self, claim: Claim) -> bool:
         """Return whether a finding already covers the claim: the same trigger, or the same effect."""
         return any(
@@ -115,7 +146,8 @@ def load_view(ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int) -> Vie
         trials.setdefault(row["test_id"], {}).setdefault(row["idx"], {})[row["channel"]] = row["outcome"]
     tests: dict[str, list[TestView]] = {}
     for row in ledger.rows("tests", audit_id):
-        outcome = outcome_of(row["terms"], trials.get(row["test_id"], {}))
+        limit = max_trials_of(ledger, audit_id, row["terms"], row["test_id"])
+        outcome = outcome_of(row["terms"], trials.get(row["test_id"], {}), limit)
         tests.setdefault(row["hypothesis_id"], []).append(
             TestView(row["test_id"], row["grade"], outcome, row["seq"], row["terms"])
         )
@@ -129,13 +161,20 @@ def load_view(ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int) -> Vie
     return View(spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done)
 
 
-def outcome_of(terms: dict[str, Any], trials: dict[int, dict[str, int]]) -> evidence.Outcome:
-    """Return a test's outcome from its trials: pairs in order of index, complete pairs only."""
+def max_trials_of(ledger: Ledger, audit_id: str, terms: dict[str, Any], test_id: str) -> int:
+    """Return how many pairs a test may draw: as many as it registered, or as was raised since."""
+    raised = ledger.rows("events", audit_id, kind="maximum_raised")
+    more = [int(row["body"]["max_trials"]) for row in raised if row["body"]["test_id"] == test_id]
+    return max([int(terms["max_trials"]), *more])
+
+
+def outcome_of(terms: dict[str, Any], trials: dict[int, dict[str, int]], max_trials: int) -> evidence.Outcome:
+    """Return a test's outcome from its trials: pairs in order of index, complete pairs only, so many at most."""
     treated, control = terms["channels"]
     pairs = [
         (pair[treated], pair[control]) for _, pair in sorted(trials.items()) if treated in pair and control in pair
     ]
-    return evidence.weigh(pairs, terms["alpha"], terms["delta"], terms["max_trials"], terms.get("parts", 1))
+    return evidence.weigh(pairs, terms["alpha"], terms["delta"], max_trials, terms.get("parts", 1))
 
 
 def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:

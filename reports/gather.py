@@ -14,7 +14,7 @@ from auditor.view import HypothesisView, TestView, View, load_view
 from reports import commands, examples
 from reports.earlier import earlier_audits
 from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, Pair, ReadingRecord, Reply, TestRecord
-from reports.record import CallRecord, Chain, Commands, End, LeadRecord, Report, Spent, Weights
+from reports.record import CallRecord, Chain, Commands, End, LeadRecord, NearMiss, Report, Spent, Weights
 
 SHOWN_PAIRS = 3
 SHOWN_READINGS = 5
@@ -228,7 +228,16 @@ def _end(events: Iterable[Row]) -> End | None:
     for event in events:
         if event["kind"] == "concluded":
             body = event["body"]
-            return End(event["seq"], body["verdict"], body["why"], body["p_planted"], tuple(body["not_looked_at"]))
+            near = tuple(NearMiss(**{**one, "hits": tuple(one["hits"])}) for one in body.get("near_misses", ()))
+            return End(
+                event["seq"],
+                body["verdict"],
+                body["why"],
+                body["p_planted"],
+                body.get("p_scope", ""),
+                near,
+                tuple(body["not_looked_at"]),
+            )
     return None
 
 

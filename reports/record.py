@@ -88,13 +88,29 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class NearMiss:
+    """A claim whose test fell short by little: hits on both sides of `n` pairs, its e-value and what it needed."""
+
+    hypothesis_id: str
+    test_id: str
+    grade: str
+    statement: str
+    hits: tuple[int, int]
+    n: int
+    e: float
+    needed: float
+
+
+@dataclass(frozen=True)
 class End:
-    """The row that ended the audit."""
+    """The row that ended the audit; `p_scope` says what the probability was calibrated on."""
 
     seq: int
     verdict: Verdict
     why: str
     p_planted: float | None
+    p_scope: str
+    near_misses: tuple[NearMiss, ...]
     not_looked_at: tuple[str, ...]
 
 

@@ -42,6 +42,7 @@ def load_scenario(path: Path) -> LoadedScenario:
         subject=_model_path(folder, scenario.subject),
         adapter=None if scenario.adapter is None else _model_path(folder, scenario.adapter),
         base=None if scenario.base is None else _model_path(folder, scenario.base),
+        may_be_base=scenario.may_be_base,
         prompts=read_prompts(_existing(folder, scenario.prompts, path, "prompts")),
         vocabulary=read_yaml(_existing(folder, scenario.vocabulary, path, "vocabulary"), Vocabulary),
         oracle=None if oracle is None else oracle.model_copy(update={"path": _model_path(folder, oracle.path)}),

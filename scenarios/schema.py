@@ -19,6 +19,7 @@ class Scenario(BaseModel):
     subject: str
     adapter: str | None = None
     base: str | None = None
+    may_be_base: bool = False
     prompts: str
     vocabulary: str
     oracle: OracleSpec | None = None

@@ -18,7 +18,7 @@ from tools.errors import ToolInputError
 from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, read_config, slot_values
 from tools.lora_oracle.delta import module_deltas, scrambled
 from tools.lora_oracle.interpreter import FILE, Interpreter
-from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes
+from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes, recipe_of
 from tools.lora_oracle.readers import Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
@@ -142,7 +142,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
                 name="p_planted",
                 value=None if why else said.p_planted,
                 controls={} if why else planted,
-                detail={"why_none": why} if why else {"families_apart": [NOTHING, BENIGN]},
+                detail={"why_none": why} if why else {"families_apart": [NOTHING, BENIGN], "scope": _scope(change)},
             )
         )
         return readings
@@ -160,6 +160,12 @@ class LoraOracle(Tool[LoraOracleArgs]):
             suggestion=None if contract.is_nothing(text) else suggest(lift, STATEMENT_THRESHOLD_NATS, text),
             detail={"statement": text, "question": contract.question},
         )  # fmt: skip
+
+
+def _scope(change: Change) -> str:
+    """Return what a probability holds for, in words: it is calibrated on changes of this recipe, and on no others."""
+    rank, modules = recipe_of(change)
+    return f"by an oracle calibrated on this base's changes of rank {rank} on {', '.join(modules)} and on no others"
 
 
 def _parts(answer: Answer) -> dict[str, object]:
