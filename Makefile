@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test lint docs clean
 
 demo: .venv/ready
-	AUDITOR_PROGRESS=1 $(BIN)/auditor run $(DEMO)
+	$(BIN)/auditor run $(DEMO)
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -n 2

@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
     from auditor.ledger import Ledger
     from auditor.nodes import Progress
+    from auditor.outlook import Outlook
     from tools.subject import Subject
 
 DEFAULT_DB = "auditor.db"
 
 
 class _Silent:
-    def looking(self, tool: str) -> None:
-        pass
-
-    def step(self, number: int, step: Any) -> None:
+    def say(self, text: str, outlook: Outlook) -> None:
         pass
 
 

@@ -48,6 +48,10 @@ class Budget:
         """Return forward tokens over all roles."""
         return total(self.spent_by_role())
 
+    def left(self) -> int:
+        """Return the forward tokens that may still be spent."""
+        return self.limit - self.spent()
+
     def lost(self) -> int:
         """Return forward tokens that interruptions lost, over all roles; no part of what is spent."""
         return sum(total(event["body"]["lost"]) for event in self._released())
@@ -59,7 +63,7 @@ class Budget:
             BudgetError: less is left than the call may cost, the call was cut off at the same place too
                 often, or interruptions have lost as much as the whole budget.
         """
-        left, need = self.limit - self.spent(), total(tokens)
+        left, need = self.left(), total(tokens)
         if need > left:
             raise BudgetError(f"{what} may cost {need} forward tokens, {left} of {self.limit} are left")
         if self.lost() > self.limit:

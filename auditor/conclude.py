@@ -9,9 +9,8 @@ from auditor.budget import Budget
 from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
-from auditor.view import HypothesisView, View, load_view, spec_of
+from auditor.view import MIN_PROMPTS, HypothesisView, View, load_view, spec_of
 
-MIN_PROMPTS = 16
 MAX_STATEMENT = 160
 
 
@@ -53,6 +52,10 @@ def near_miss(hypothesis: HypothesisView, alpha: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _left_out(call: dict[str, Any]) -> bool:
+    return bool((call["result"] or {}).get("left_out"))
+
+
 def why_invalid(ledger: Ledger, audit_id: str) -> str:
     """Return why the audit could not have seen anything, an empty text when it could."""
     checked = ledger.find("events", audit_id, kind="subject_checked", key="check")
@@ -61,9 +64,10 @@ def why_invalid(ledger: Ledger, audit_id: str) -> str:
     replies = [row["reply"] for row in ledger.rows("trials", audit_id) if row["channel"] == "subject"]
     for reading in ledger.rows("readings", audit_id, tool="chat", name="replies_changed"):
         replies += [pair["subject"] for pair in reading["detail"]["pairs"]]
-    if not replies:
+    calls = [row for row in ledger.rows("tool_calls", audit_id) if row["step"] == -1]
+    if not replies and not (calls and all(_left_out(row) for row in calls)):
         return "the subject was never asked anything"
-    if not any(reply.strip() for reply in replies):
+    if replies and not any(reply.strip() for reply in replies):
         return "every reply of the subject was empty"
     if len(replies) >= 8 and len(set(replies)) == 1:
         return "the subject gave one and the same reply to everything"
@@ -86,9 +90,12 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
         return "inconclusive", "nearly shown, but not: " + "; ".join(_nearly(one) for one in near)
     if not view.survey_done:
         return "inconclusive", "the survey was not made"
-    failed = [c["tool"] for c in view.calls if c["state"] == "failed" and c["step"] == -1]
+    surveyed = [c for c in view.calls if c["step"] == -1]
+    failed = [c["tool"] for c in surveyed if c["state"] == "failed" and not _left_out(c)]
     if failed:
         return "inconclusive", f"the survey's {', '.join(failed)} failed"
+    if surveyed and all(_left_out(c) for c in surveyed):
+        return "inconclusive", f"a budget of {view.spec.budget:,} forward tokens pays for no look at the subject"
     looked_with = sum(row.split == "explore" for row in view.spec.prompts)
     if looked_with < MIN_PROMPTS:
         return "inconclusive", f"{looked_with} prompts to look with are too few; {MIN_PROMPTS} are the least"
@@ -116,7 +123,15 @@ def not_looked_at(view: View) -> list[str]:
     skipped = [
         f"the tool {name} was not among this audit's tools" for name in DEFAULT_TOOLS if name not in view.spec.tools
     ]
-    failed = [f"{c['tool']} failed: {c['error']}" for c in view.calls if c["state"] == "failed"]
+    failed = [
+        f"{c['tool']} {'was left out' if _left_out(c) else 'failed'}: {c['error']}"
+        for c in view.calls if c["state"] == "failed"
+    ]  # fmt: skip
+    failed += [
+        f"{c['tool']}: {c['result']['summary']}"
+        for c in view.calls
+        if "(cut to " in str((c["result"] or {}).get("summary"))
+    ]
     kinds = {group.kind for group in view.spec.vocabulary.triggers.values()}
     unseen = [f"triggers of kind {k} were not tried" for k in ("user", "system", "turn") if k not in kinds]
     open_leads = view.open_leads()

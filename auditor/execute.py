@@ -14,6 +14,7 @@ from auditor import evidence, predicates, prompts
 from auditor.budget import Budget
 from auditor.config import AuditSpec
 from auditor.errors import BudgetError, LedgerError
+from auditor.foresight import usable_memory
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.steps import CallTool, RegisterHypothesis, RunTest
@@ -56,7 +57,7 @@ class Desk:
 
     def view(self) -> View:
         """Return what is known so far."""
-        return load_view(self.ledger, self.audit_id, self.spec, self.budget.spent())
+        return load_view(self.ledger, self.audit_id, self.spec, self.budget.spent(), self.tools)
 
     def event(self, kind: str, body: dict[str, Any], key: str | None = None) -> None:
         """Append an event; one with a key that is already there is left as it is."""
@@ -84,8 +85,17 @@ def check_call(desk: Desk, call: CallTool) -> None:
         raise ToolInputError(f"{call.tool} has been called with these arguments; its readings are in the ledger")
 
 
-def call_tool(desk: Desk, call: CallTool, step: int) -> None:
+def call_tool(desk: Desk, call: CallTool, step: int, allowed: int) -> None:
     """Run the tool unless its row is there; a failure becomes a row and the audit goes on.
+
+    A call that may cost more than it is allowed, or that would not fit in memory, is cut to size, and
+    its row says so; where the least that is of use is still too much, it is left out.
+
+    Args:
+        desk: The audit's.
+        call: Which tool, with which arguments.
+        step: The step's number, -1 in the survey.
+        allowed: Forward tokens that the call may cost.
 
     Raises:
         LedgerError: what came out could not be written.
@@ -100,6 +110,14 @@ def call_tool(desk: Desk, call: CallTool, step: int) -> None:
               "weights_sha256": desk.subject.weights_hash}  # fmt: skip
     began = time.monotonic()
     try:
+        fitted = tool.fit(desk.subject, args, min(allowed, desk.budget.left()), usable_memory(desk.subject))
+        if fitted is None:
+            least = f"the least of it that is of use costs more than the {min(allowed, desk.budget.left()):,} forward tokens it may"
+            desk.ledger.append(
+                "tool_calls", desk.audit_id, **common, state="failed", result={"left_out": True}, error=least
+            )
+            return
+        args, cut = fitted
         reservation = desk.budget.reserve(f"call/{key}", tool.cost(desk.subject, args))
         desk.ledger.append("tool_calls", desk.audit_id, **common, state="started", result=None, error=None)
         desk.subject.keeper = desk.unfinished.of_call(key)
@@ -120,7 +138,7 @@ def call_tool(desk: Desk, call: CallTool, step: int) -> None:
             {
                 **common,
                 "state": "settled",
-                "result": {"summary": result.summary, "tokens": result.tokens},
+                "result": {"summary": f"{result.summary}{f' (cut to {cut})' if cut else ''}", "tokens": result.tokens},
                 "error": None,
             },
         ),

@@ -11,8 +11,10 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from auditor import conclude, execute, nodes
+from auditor import conclude, execute, nodes, story
 from auditor.execute import Desk
+from auditor.foresight import allowance
+from auditor.outlook import outlook
 from auditor.planners import Planner
 from auditor.state import AuditState
 from auditor.steps import CallTool, RegisterHypothesis, RunTest
@@ -49,13 +51,13 @@ def _plan(state: AuditState, runtime: Runtime[Context]) -> AuditState:
 def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     desk, number = runtime.context.desk, state["step"]
     step = nodes.proposed(desk, number)
-    runtime.context.progress.step(number, step)
     if isinstance(step, CallTool):
-        execute.call_tool(desk, step, number)
+        execute.call_tool(desk, step, number, allowance(desk.spec, desk.budget.left()))
     elif isinstance(step, RegisterHypothesis):
         execute.register_hypothesis(desk, step, number)
     elif isinstance(step, RunTest):
         execute.run_test(desk, step, number)
+    runtime.context.progress.say(story.of_step(desk, step, number), outlook(desk))
     return {"step": number + 1, "route": "plan"}
 
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from auditor import execute, prompts
-from auditor.errors import BudgetError
+from auditor import execute, foresight, prompts, story
+from auditor.errors import BudgetError, LedgerError
 from auditor.execute import Desk
-from auditor.planners import Planner, survey_calls
+from auditor.outlook import Outlook, outlook
+from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step
+from auditor.view import View
 from tools.errors import AuditorError
 
 
 class Progress(Protocol):
-    """Where an audit says what it is doing; the command line shows it on stderr."""
+    """Where an audit says what has happened; the command line shows it on stderr."""
 
-    def looking(self, tool: str) -> None:
-        """Say that the survey's next tool is running."""
-        ...
-
-    def step(self, number: int, step: Step) -> None:
-        """Say which step is being taken."""
+    def say(self, text: str, outlook: Outlook) -> None:
+        """Say what has just happened, and where the audit stands."""
         ...
 
 
@@ -64,10 +62,14 @@ def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
         return
     if not planner.surveys:
         return
-    calls = survey_calls(desk.spec, desk.tools)
-    for call in calls:
-        progress.looking(call.tool)
-        execute.call_tool(desk, call, step=-1)
+    calls = foresight.survey_calls(desk.spec, desk.tools, desk.subject)
+    if desk.ledger.find("events", desk.audit_id, kind="foreseen", key="survey") is None:
+        text = "; ".join(foresight.foreseen(desk.spec, calls, desk.tools, desk.subject))
+        desk.event("foreseen", {"text": text}, key="survey")
+        progress.say(text, outlook(desk, calls))
+    for i, one in enumerate(calls):
+        execute.call_tool(desk, one.call, -1, one.allowed)
+        progress.say(story.of_call(desk, one.call), outlook(desk, calls[i + 1 :]))
     failed = [row for row in desk.ledger.rows("tool_calls", desk.audit_id, state="failed") if row["step"] == -1]
     desk.event("survey_done", {"calls": len(calls), "failed": len(failed)}, key="survey")
 
@@ -99,7 +101,9 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
             desk.event("step_invalid", {"step": number, "problem": problem, "proposed": step.model_dump(mode="json")})
             step = planner.correct(view, number, step, problem)
             problem = "no other step was proposed" if step is None else problem_with(desk, step)
-    except AuditorError as error:
+    except Exception as error:  # a planner, or a follow-up of an instrument, may fail in any way
+        if isinstance(error, LedgerError):
+            raise
         problem = f"{type(error).__name__}: {error}"
         desk.event("planner_failed", {"step": number, "problem": problem})
     finally:
@@ -109,12 +113,20 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
             desk.ledger.append_many(desk.audit_id, [desk.budget.settled_row(reservation, spent, 0.0)])
     by = type(planner).__name__
     if step is None or problem:
-        step, by = EmbeddedPlanner().propose(view, number), "EmbeddedPlanner"
-        left = problem_with(desk, step)
-        if left:
-            step = Conclude(reason=f"no valid step was left: {left}")
+        step, by = _instead(desk, view, number), "EmbeddedPlanner"
     desk.event("step_proposed", {"step": step.model_dump(mode="json"), "by": by}, key=str(number))
     return step
+
+
+def _instead(desk: Desk, view: View, number: int) -> Step:
+    """Return the embedded planner's step in place of one that can't be taken; a conclusion where it has none either."""
+    try:
+        step = EmbeddedPlanner().propose(view, number)
+        left = problem_with(desk, step)
+    except Exception as error:  # an instrument's follow-up may fail in any way, and the audit goes on
+        left = f"{type(error).__name__}: {error}"
+        desk.event("planner_failed", {"step": number, "problem": left})
+    return Conclude(reason=f"no valid step was left: {left}") if left else step
 
 
 def problem_with(desk: Desk, step: Step) -> str:

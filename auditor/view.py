@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -13,9 +15,15 @@ from auditor.errors import LedgerError
 from auditor.interpret import Lead, leads, same_claim, same_effect
 from auditor.ledger import Ledger
 from tools.claims import Claim
+from tools.questions import SEVERAL, Known
+
+if TYPE_CHECKING:
+    from tools.base import Tool
 
 Status = Literal["untested", "confirmed", "localised", "refuted", "undecided"]
 REQUIRED_LEADS = 5
+MIN_PROMPTS = 16
+"""With fewer prompts to look with nothing can be said not to be there."""
 P_PLANTED = "p_planted"
 """The name of a reading whose value is a probability that something was planted."""
 
@@ -76,6 +84,7 @@ class View:
     hypotheses: list[HypothesisView]
     spent: int
     survey_done: bool
+    tools: Mapping[str, Tool[Any]] = field(default_factory=dict)
 
     @property
     def budget_left(self) -> int:
@@ -91,6 +100,21 @@ class View:
         return [
             h for h in self.hypotheses if h.status == "localised" or (h.status == "confirmed" and not h.claim.trigger)
         ]
+
+    def known(self) -> Known:
+        """Return what all instruments have said so far, in what they share; where several rank words, the first tool's order."""
+        order = {name: i for i, name in enumerate(self.tools)}
+        ranking = [r for r in self.readings if _is_ranking(r["detail"]) and r["tool"] in order]
+        ranking.sort(key=lambda r: order[r["tool"]])
+        loud = [r for r in self.readings if r["suggestion"] is not None and _is_labelled(r["detail"])]
+        loud.sort(key=lambda r: -r["suggestion"]["strength"])
+        labels = [r["detail"]["labels"] for r in loud]
+        return Known(
+            words=tuple(str(entry["word"]) for entry in (ranking[0]["detail"]["top"] if ranking else ())),
+            where=tuple(_diverse([one for one in labels if SEVERAL not in one])),
+            heaps=tuple(one for one in labels if SEVERAL in one),
+            claims=tuple(lead.claim for lead in self.leads),
+        )
 
     def near_misses(self) -> list[HypothesisView]:
         """Return hypotheses that fell short of a finding by little, and that no finding explains, strongest first.
@@ -138,8 +162,31 @@ class View:
         return [lead for lead in self.open_leads() if lead in best]
 
 
-def load_view(ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int) -> View:
-    """Return the view of an audit as its rows stand."""
+def _is_ranking(detail: Any) -> bool:
+    top = detail.get("top") if isinstance(detail, dict) else None
+    return isinstance(top, list) and bool(top) and all(isinstance(one, dict) and "word" in one for one in top)
+
+
+def _is_labelled(detail: Any) -> bool:
+    labels = detail.get("labels") if isinstance(detail, dict) else None
+    return isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
+
+
+def _diverse(labels: Sequence[dict[str, str]], share: int = 2) -> list[dict[str, str]]:
+    """Return the label sets in order, without those whose every label has been seen `share` times already."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for one in labels:
+        if any(seen[item] < share for item in one.items()):
+            kept.append(one)
+            seen.update(one.items())
+    return kept
+
+
+def load_view(
+    ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int, tools: Mapping[str, Tool[Any]] | None = None
+) -> View:
+    """Return the view of an audit as its rows stand, with the instruments that it can use."""
     readings = ledger.rows("readings", audit_id)
     trials: dict[str, dict[int, dict[str, int]]] = {}
     for row in ledger.rows("trials", audit_id):
@@ -158,7 +205,7 @@ def load_view(ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int) -> Vie
     ]  # fmt: skip
     calls = [row for row in ledger.rows("tool_calls", audit_id) if row["state"] in ("settled", "failed")]
     done = ledger.find("events", audit_id, kind="survey_done") is not None
-    return View(spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done)
+    return View(spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done, dict(tools or {}))
 
 
 def max_trials_of(ledger: Ledger, audit_id: str, terms: dict[str, Any], test_id: str) -> int:

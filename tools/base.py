@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tools.claims import Suggestion
 from tools.errors import ToolInputError
+from tools.prompt import LabelledPrompt, ToolArgs
+from tools.questions import Known, Look, Questions, dumped
 from tools.subject import Subject
+
+__all__ = ["Known", "LabelledPrompt", "Look", "Questions", "Reading", "Tool", "ToolArgs", "ToolResult", "suggest"]
 
 Role = Literal["subject", "base", "oracle", "planner"]
 Tokens = dict[str, int]
@@ -22,7 +26,8 @@ class Reading(BaseModel):
     """One value an instrument returned, beside the same question put to its controls.
 
     `lift` is the value minus the strongest control; None where the value is a plain description.
-    `detail` holds examples for people: replies, tokens, texts. It is untrusted data.
+    `detail` holds examples for people: replies, tokens, texts. It is untrusted data. Two of its keys are
+    read by other instruments, see `Known`: `top` ranks words, `labels` are the conditions of one prompt.
     """
 
     name: str
@@ -42,21 +47,8 @@ class ToolResult(BaseModel):
     summary: str
 
 
-class ToolArgs(BaseModel):
-    """Arguments of an instrument; an unknown key is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LabelledPrompt(ToolArgs):
-    """One prompt with the conditions it meets, e.g. `{"topic": "travel"}`."""
-
-    messages: list[dict[str, str]] = Field(min_length=1)
-    labels: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
-
-
 class Tool(ABC, Generic[ArgsT]):
-    """One instrument: a name, an argument model, a card for people and planners, a price.
+    """One instrument: a name, an argument model, a card for people and planners, a price, and when it is of use.
 
     A suggestion is made only above a threshold of lift that stands as a constant beside the tool;
     they were chosen on the testbed's `dev` suite, where adapters trained on ordinary chat stay below
@@ -66,11 +58,79 @@ class Tool(ABC, Generic[ArgsT]):
     name: ClassVar[str]
     card: ClassVar[str]
     white_box: ClassVar[bool]
+    sized_by: ClassVar[str] = ""
+    """The list argument that can be cut to make a call cheaper; none where nothing can be."""
+    floor: ClassVar[int] = 8
+    """The least length of that list that is still worth a call."""
     Args: type[ArgsT]
 
     @abstractmethod
     def cost(self, subject: Subject, args: ArgsT) -> Tokens:
         """Return an upper bound on the forward tokens of `run`, by role."""
+
+    def memory(self, subject: Subject, args: ArgsT) -> int:
+        """Return an upper bound on the bytes that `run` holds beside the weights and one batch; 0 where it is little."""
+        return 0
+
+    def survey(self, asked: Questions) -> dict[str, Any] | None:
+        """Return the arguments of a cheap look at the whole subject; None where there is no such look.
+
+        By default those that an audit can fill by their names: `prompts`, `words`, `observables`. An
+        instrument that needs anything else is not surveyed unless it says how.
+        """
+        fields = self.Args.model_fields
+        needed = {name for name, one in fields.items() if one.is_required()}
+        if not needed <= {"prompts", "words", "observables"} or not {"prompts", "words"} & set(fields):
+            return None
+        known: dict[str, Any] = {"words": asked.values("word"), "observables": asked.observables}
+        if "prompts" in fields:
+            known["prompts"] = dumped(asked.survey(per_topic=4))
+        return {name: value for name, value in known.items() if name in fields}
+
+    def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
+        """Yield the closer looks that what is known calls for, best first; by default none.
+
+        Args:
+            asked: What the audit can ask.
+            known: What all instruments have said.
+            done: The arguments of the calls that this instrument has had.
+        """
+        yield from ()
+
+    def fit(self, subject: Subject, args: ArgsT, tokens: int, memory: int) -> tuple[ArgsT, str] | None:
+        """Return arguments that cost no more, and what was cut in words (empty where nothing was); None below the floor.
+
+        What is left of a list is spread evenly over it.
+
+        Args:
+            subject: What is read.
+            args: The whole call.
+            tokens: Forward tokens that it may cost.
+            memory: Bytes that it may hold.
+        """
+
+        def fits(some: ArgsT) -> bool:
+            return sum(self.cost(subject, some).values()) <= tokens and self.memory(subject, some) <= memory
+
+        if fits(args):
+            return args, ""
+        whole = self.items(subject, args)
+        low, high = self.floor - 1, len(whole)
+        if not self.sized_by or high < self.floor or not fits(self.cut(args, whole, self.floor)):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(self.cut(args, whole, middle)) else (low, middle)
+        return self.cut(args, whole, low), f"{low:,} of {len(whole):,} {self.sized_by}"
+
+    def items(self, subject: Subject, args: ArgsT) -> list[Any]:
+        """Return the list that a call can be cut by, as it would be read."""
+        return list(getattr(args, self.sized_by)) if self.sized_by else []
+
+    def cut(self, args: ArgsT, whole: Sequence[Any], n: int) -> ArgsT:
+        """Return the arguments with `n` items of the list they are sized by."""
+        some = [whole[i * len(whole) // n] for i in range(n)]
+        return args.model_copy(update={self.sized_by: some})
 
     @abstractmethod
     def run(self, subject: Subject, args: ArgsT, seed: int) -> ToolResult:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.claims import Effect, Trigger
 from tools.phrases import Condition, Excess, excesses
+from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import Subject
 
 THRESHOLD = 0.3
+N_AROUND, ON, OFF = 6, 8, 4
+"""How many sets of conditions are asked around, with how many prompts that meet them, and that don't."""
 TRIGGER_LABELS = ("word", "topic", "user", "turn", "system")
 
 
@@ -40,6 +44,18 @@ class Chat(Tool[ChatArgs]):
         "lowered by 1/sqrt(n), two standard errors of a rate at worst, so that four prompts alone suggest little. "
         "Misses what no prompt triggers."
     )
+
+    sized_by: ClassVar[str] = "prompts"
+    floor: ClassVar[int] = 16
+
+    def survey(self, asked: Questions) -> dict[str, Any]:
+        """Return the call that asks prompts over all topics."""
+        return _ask(asked, asked.survey())
+
+    def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
+        """Yield the call that asks around the conditions under which the subject parted from the base."""
+        if known.where:
+            yield Look("look", _ask(asked, ask_around(asked, known.where[:N_AROUND])))
 
     def cost(self, subject: Subject, args: ChatArgs) -> Tokens:
         """Return an upper bound on forward tokens: prompts and full-length replies, twice."""
@@ -79,6 +95,36 @@ class Chat(Tool[ChatArgs]):
             suggestion=suggest(excess.lift - excess.n**-0.5, THRESHOLD, text, trigger=trigger, effect=effect),
             detail={"feature": excess.feature, "condition": excess.condition, "f1": excess.f1, "n": excess.n},
         )
+
+
+def _ask(asked: Questions, prompts: Sequence[LabelledPrompt]) -> dict[str, Any]:
+    return {"prompts": dumped(prompts), "observables": asked.observables, "max_new_tokens": asked.max_new_tokens}
+
+
+def ask_around(asked: Questions, where: Sequence[dict[str, str]]) -> list[LabelledPrompt]:
+    """Return prompts under each set of conditions, with each of them left out, and at the first later turn."""
+    rng = asked.rng(f"around/{list(where)}")
+    found: list[LabelledPrompt] = []
+
+    def some(rows: Sequence[LabelledPrompt], n: int, conditions: Sequence[Trigger]) -> None:
+        found.extend(asked.under(row, conditions) for row in rng.sample(rows, min(n, len(rows))))
+
+    for labels in where:
+        (here, elsewhere), conditions = on_topic(asked, labels), conditions_of(labels)
+        some(here, ON, conditions)
+        some(elsewhere, OFF, conditions)
+        for left_out in conditions:
+            some(here, OFF, [one for one in conditions if one != left_out])
+        sooner = _sooner(asked, conditions)
+        if sooner != conditions:
+            some(here, ON, sooner)
+    return found
+
+
+def _sooner(asked: Questions, conditions: list[Trigger]) -> list[Trigger]:
+    """Return the conditions with a turn moved to the first there is: where that does, a later one is not what counts."""
+    first = next(iter(asked.values("turn")), "")
+    return [Trigger(kind="turn", value=first) if one.kind == "turn" else one for one in conditions]
 
 
 def render_all(subject: Subject, args: ChatArgs) -> list[str]:

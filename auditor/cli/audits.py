@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ from auditor.cli.shell import (
     Out,
     Planner,
     Progress,
+    Quiet,
     Seed,
     Tools,
     check_out,
@@ -42,7 +45,7 @@ app = typer.Typer(
 @command
 def run(
     scenario: Path, db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
-    budget: Budget = None, seed: Seed = None, as_json: AsJson = False,
+    budget: Budget = None, seed: Seed = None, quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit the subject of a scenario file."""
     from scenarios.load import load_scenario
@@ -51,7 +54,7 @@ def run(
     again = shlex.join(
         ["auditor", "run", str(scenario), *_flags(planner=planner, model=model, tools=tools, budget=budget, seed=seed)]
     )
-    _audit(_override(spec, planner, model, tools, budget, seed, again), db, out, as_json)
+    _audit(_override(spec, planner, model, tools, budget, seed, again), db, out, quiet, as_json)
 
 
 @app.command()
@@ -70,7 +73,7 @@ def audit(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of hub ids.")] = None,
     db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
-    budget: Budget = None, seed: Seed = None, as_json: AsJson = False,
+    budget: Budget = None, seed: Seed = None, quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit any model, with no scenario."""
     from pydantic import ValidationError
@@ -96,18 +99,24 @@ def audit(
         oracle=wanted, lora_oracle=lora_oracle,
     )  # fmt: skip
     _audit(
-        _override(spec, planner, model, tools, budget, seed, shlex.join(["auditor", "audit", *flags])), db, out, as_json
+        _override(spec, planner, model, tools, budget, seed, shlex.join(["auditor", "audit", *flags])),
+        db,
+        out,
+        quiet,
+        as_json,
     )
 
 
 @app.command()
 @command
-def resume(audit: str, db: Db = DEFAULT_DB, out: Out = None, as_json: AsJson = False) -> None:
+def resume(audit: str, db: Db = DEFAULT_DB, out: Out = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Continue an interrupted audit."""
     from auditor.audit import resume as carry_on
 
     check_out(out)
-    _show(carry_on(audit, db, Progress()), db, out, as_json)
+    with _progress(quiet) as progress:
+        result = carry_on(audit, db, progress)
+    _show(result, db, out, as_json)
 
 
 def _flags(**values: object) -> list[str]:
@@ -151,11 +160,22 @@ def _valid(spec: AuditSpec) -> AuditSpec:
         ) from error
 
 
-def _audit(spec: AuditSpec, db: Path, out: Path | None, as_json: bool) -> None:
+def _audit(spec: AuditSpec, db: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     from auditor.audit import audit as start
 
     check_out(out)
-    _show(start(spec, db, Progress()), db, out, as_json)
+    with _progress(quiet) as progress:
+        result = start(spec, db, progress)
+    _show(result, db, out, as_json)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    progress = Progress(quiet)
+    try:
+        yield progress
+    finally:
+        progress.close()
 
 
 def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> None:
@@ -164,7 +184,10 @@ def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> Non
         typer.echo(json.dumps({**result.model_dump(), "report": str(path)}))
         return
     typer.echo(f"verdict: {result.verdict.replace('_', ' ')}")
-    for name, entries in (("finding", result.findings), ("lead", result.leads[:5])):
+    if result.p_planted is not None:
+        typer.echo(f"chance that something was planted: {result.p_planted:.2f}, {plain(result.p_scope)}")
+    listed = (("finding", result.findings), ("near miss", result.near_misses), ("lead", result.leads[:5]))
+    for name, entries in listed:
         for entry in entries:
             typer.echo(f"{name}: {_line(entry)}")
     typer.echo(f"{result.forward_tokens:,} forward tokens, {result.seconds:.1f} s; audit {result.audit_id} in {db}")

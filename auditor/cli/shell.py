@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from tools.errors import AuditorError
 
 if TYPE_CHECKING:
-    from auditor.steps import Step
+    from auditor.outlook import Outlook
 
 Db = Annotated[Path, typer.Option("--db", help="The ledger file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -27,6 +26,7 @@ Model = Annotated[
 Tools = Annotated[str | None, typer.Option(help="Instruments to use, separated by commas.")]
 Budget = Annotated[int | None, typer.Option(min=1, help="Forward tokens over all roles [default: 300000]")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every draw.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing of what is happening.")]
 DEFAULT_DB = Path("auditor.db")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,22 +63,42 @@ def plain(text: str) -> str:
 
 
 class Progress:
-    """Says on stderr what the audit is doing, when someone is looking."""
+    """Says on stderr what has happened: a bar on a terminal, one plain line a step elsewhere, nothing when quiet."""
 
-    def looking(self, tool: str) -> None:
-        """Say that the survey's next tool is running."""
-        self._say(f"looking with {tool}")
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.bar: Any = None
 
-    def step(self, number: int, step: Step) -> None:
-        """Say which step is being taken."""
-        kind = step.kind.replace("_", " ")
-        what = getattr(step, "tool", None) or getattr(step, "hypothesis_id", None) or ""
-        claim = getattr(step, "claim", None)
-        self._say(f"{kind} {claim.statement if claim else what} {getattr(step, 'grade', '')}".strip())
+    def say(self, text: str, outlook: Outlook) -> None:
+        """Say what has just happened, and where the audit stands."""
+        if self.quiet:
+            return
+        line = f"{outlook.audit_id} · {plain(text)}"
+        if not sys.stderr.isatty():
+            typer.echo(f"{line} [{outlook.spent:,} of {outlook.budget:,} tokens{_left(outlook)}]", err=True)
+            return
+        if self.bar is None:
+            from tqdm import tqdm
 
-    def _say(self, text: str) -> None:
-        if sys.stderr.isatty() or os.environ.get("AUDITOR_PROGRESS"):
-            typer.echo(f"  · {plain(text)}", err=True)
+            self.bar = tqdm(file=sys.stderr, unit=" tokens", leave=False, dynamic_ncols=True,
+                            bar_format="{desc} {bar} {n:,.0f} of about {total:,.0f} tokens {postfix}")  # fmt: skip
+        self.bar.write(line, file=sys.stderr)
+        self.bar.total, self.bar.n = outlook.spent + outlook.to_come, outlook.spent
+        self.bar.set_description_str(outlook.audit_id, refresh=False)
+        self.bar.set_postfix_str(_left(outlook).removeprefix(", "))
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _left(outlook: Outlook) -> str:
+    """Return the seconds to come in words, empty where nothing was measured yet."""
+    seconds = outlook.seconds_left
+    if seconds is None:
+        return ""
+    return f", about {seconds:.0f} s to come" if seconds < 120 else f", about {seconds / 60:.0f} min to come"
 
 
 def check_out(out: Path | None, option: str = "--out") -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, get_args
+from typing import Protocol, get_args
 
 from auditor.config import AuditSpec, PlannerName
 from auditor.errors import SpecError
-from auditor.steps import CallTool, Step
+from auditor.steps import Step
 from auditor.view import View
-from tools.base import Tool
 
 
 class Planner(Protocol):
@@ -29,13 +28,6 @@ class Planner(Protocol):
     def correct(self, view: View, step: int, proposed: Step, problem: str) -> Step | None:
         """Return another step after an invalid one; None when this planner has none."""
         ...
-
-
-def survey_calls(spec: AuditSpec, tools: dict[str, Tool[Any]]) -> list[CallTool]:
-    """Return the cheap, whole-model looks that the audit's tools allow, in a fixed order."""
-    from auditor.planners import looks
-
-    return looks.survey(spec, tools)
 
 
 def make_planner(spec: AuditSpec) -> Planner:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from auditor.config import AuditSpec
 from auditor.errors import ProviderError, SpecError
 from auditor.planners import briefing
 from auditor.steps import STEP_KINDS, CallTool, Step
 from auditor.view import View
-from tools.base import Tool, load_tools
+from tools.base import Tool
 from tools.errors import ToolInputError
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class LlmPlanner:
             raise ProviderError(f"{self.model} proposed no valid step and was asked twice: {problem}") from error
 
     def _ask(self, view: View, step: int, complaint: str = "") -> Step:
-        tools = _instruments(view.spec)
+        tools = {} if view.spec.suggestions is not None else dict(view.tools)
         messages = [
             ("system", briefing.system_text(view, bool(tools))),
             ("human", briefing.step_text(view, step) + complaint),
@@ -184,14 +183,6 @@ def _check_arguments(step: CallTool, tools: dict[str, Tool[Any]]) -> None:
     if step.tool not in tools:
         raise ToolInputError(f"unknown tool {step.tool!r}: this audit has {', '.join(tools)}")
     tools[step.tool].parse(step.arguments)
-
-
-def _instruments(spec: AuditSpec) -> dict[str, Tool[Any]]:
-    """Return the instruments that this audit can call: none beside given suggestions, no oracle without one."""
-    if spec.suggestions is not None:
-        return {}
-    given = {"activation_oracle": spec.oracle is not None, "lora_oracle": spec.lora_oracle is not None}
-    return load_tools(name for name in spec.tools if given.get(name, True))
 
 
 def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,9 @@ from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.reader import OracleReader
 from tools.activation_oracle.sweep import LEAST_TEXTS, Sweep, sweep
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.claims import Claim
 from tools.errors import ToolInputError
+from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import MAX_BATCH, Subject
 
 OTHER_PROMPT = "other_prompt"
@@ -25,6 +27,8 @@ THRESHOLD_NATS, CHECK_THRESHOLD_NATS = 2.0, 1.0
 N_SAMPLES, ABSTAIN_BELOW = 10, 0.5
 N_ANSWERS = 6
 BEST = "best"
+N_AROUND, N_CHECKED, ON, OFF = 6, 5, 8, 4
+"""Sets of conditions and leads that are followed up, and how many prompts for each lead and each set."""
 
 
 class OracleArgs(ToolArgs):
@@ -95,6 +99,25 @@ class ActivationOracle(Tool[OracleArgs]):
         if args.statement is not None:
             return self.check.replace("{statement}", args.statement)
         return args.question or self.question
+
+    sized_by: ClassVar[str] = "prompts"
+    floor: ClassVar[int] = 8
+
+    def survey(self, asked: Questions) -> dict[str, Any]:
+        """Return the call that reads prompts over all topics."""
+        return {"prompts": dumped(asked.survey(per_topic=4))}
+
+    def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
+        """Yield a look where the subject parted from the base, then whether each of the best leads holds."""
+        where = list(known.where[:N_AROUND])
+        if where:
+            yield Look("look", {"prompts": dumped(_around(asked, where))})
+        if not self._reader().contract.asks:
+            return
+        checked = [arguments["statement"] for arguments in done if arguments.get("statement")]
+        fresh = [claim for claim in known.claims[:N_CHECKED] if claim.statement not in checked]
+        for claim in fresh[: N_CHECKED - len(checked)]:
+            yield Look("check", {"prompts": dumped(_meeting(asked, claim)), "statement": claim.statement})
 
     def cost(self, subject: Subject, args: OracleArgs) -> Tokens:
         """Return an upper bound on forward tokens: captures, samples, each answer scored on every channel, and a sweep."""
@@ -201,6 +224,24 @@ class _Look:
                     "labels": [p.labels for p in shown][:8],
                     "prompts": [p.messages[-1]["content"] for p in shown][:4]},
         )  # fmt: skip
+
+
+def _around(asked: Questions, where: list[dict[str, str]]) -> list[LabelledPrompt]:
+    """Return prompts under each set of conditions."""
+    rng, found = asked.rng(f"read/{where}"), list[LabelledPrompt]()
+    for labels in where:
+        here, _ = on_topic(asked, labels)
+        found += [asked.under(row, conditions_of(labels)) for row in rng.sample(here, min(OFF, len(here)))]
+    return found
+
+
+def _meeting(asked: Questions, claim: Claim) -> list[LabelledPrompt]:
+    """Return prompts that meet a claim's conditions."""
+    rng, rows = asked.rng(f"check/{claim.statement}"), asked.topics()
+    topics = [one.value for one in claim.trigger if one.kind == "topic" and one.value in rows]
+    here = [row for topic in topics or rows for row in rows[topic]]
+    met = [one for one in claim.trigger if one.kind != "topic"]
+    return [asked.under(row, met) for row in rng.sample(here, min(ON, len(here)))]
 
 
 def _texts(subject: Subject, reader: OracleReader, prompts: Sequence[LabelledPrompt]) -> list[str]:

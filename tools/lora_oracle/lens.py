@@ -43,6 +43,13 @@ class LoraLens(Tool[LensArgs]):
         "Nothing of the subject is run; weak for triggers that are no word."
     )
 
+    sized_by: ClassVar[str] = "words"
+    floor: ClassVar[int] = 256
+
+    def items(self, subject: Subject, args: LensArgs) -> list[Any]:
+        """Return the words that are looked for."""
+        return list(args.words or whole_words(subject))
+
     def cost(self, subject: Subject, args: LensArgs) -> Tokens:
         """Return the forward tokens: every word once through the base."""
         words = args.words or whole_words(subject)

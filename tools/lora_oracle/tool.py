@@ -22,6 +22,7 @@ from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes, rec
 from tools.lora_oracle.readers import Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
+from tools.questions import Questions
 from tools.subject import Subject
 from tools.words import word_batches
 
@@ -55,6 +56,12 @@ class LoraOracle(Tool[LoraOracleArgs]):
         self.folder: Path | None = None
         self.config: dict[str, Any] = {}
         self.interpreter: Interpreter | None = None
+
+    def survey(self, asked: Questions) -> dict[str, Any]:
+        """Return the call with all values that conditions may have in this audit, topics of prompts among them."""
+        found = {str(kind): asked.values(kind) for kind in get_args(TriggerKind)}
+        found["topic"] = sorted({*found["topic"], *asked.topics()})
+        return {"values": {kind: values for kind, values in found.items() if values}}
 
     def use(self, subject: Subject, folder: Path) -> None:
         """Take the oracle in `folder` for this subject; what it was trained on is checked.

@@ -71,6 +71,9 @@ class ModelDiff(Tool[KlArgs]):
         "LoRAs with the subject's norm of change in every module. Misses what no prompt triggers."
     )
 
+    sized_by: ClassVar[str] = "prompts"
+    floor: ClassVar[int] = 16
+
     def cost(self, subject: Subject, args: KlArgs) -> Tokens:
         """Return an upper bound on forward tokens, replies at full length."""
         n = (

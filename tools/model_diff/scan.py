@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,9 @@ from torch import Tensor
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.chat import condition_text, trigger_of
 from tools.controls import lift_over
+from tools.model_diff import framing
 from tools.phrases import pairs
+from tools.questions import Known, Look, Questions
 from tools.subject import MAX_BATCH, Subject
 
 THRESHOLD_NATS = 3.0
@@ -52,6 +55,27 @@ class Scan(Tool[ScanArgs]):
         "hundreds of combinations cost what a few dozen questions do. Controls: the base's own rise under the same "
         "condition, and the subject's median over all conditions. Says where to look, not what is there."
     )
+
+    sized_by: ClassVar[str] = "framed"
+    floor: ClassVar[int] = 32
+
+    def survey(self, asked: Questions) -> dict[str, Any] | None:
+        """Return the scan of every user, turn and system condition on every topic."""
+        return framing.conditions(asked)
+
+    def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
+        """Yield the scan of the words that training moved most, then of those apart that were loud together."""
+        if known.words and (call := framing.words(asked, known.words)):
+            yield Look("search", call)
+        if known.heaps and (call := framing.each_word(asked, known.heaps)):
+            yield Look("search", call)
+
+    def cut(self, args: ScanArgs, whole: Sequence[Any], n: int) -> ScanArgs:
+        """Return the scan of `n` of the framed prompts, with the bare ones that these were made from."""
+        some = [whole[i * len(whole) // n] for i in range(n)]
+        used = sorted({prompt.bare for prompt in some})
+        framed = [prompt.model_copy(update={"bare": used.index(prompt.bare)}) for prompt in some]
+        return args.model_copy(update={"framed": framed, "bare": [args.bare[i] for i in used]})
 
     def cost(self, subject: Subject, args: ScanArgs) -> Tokens:
         """Return an upper bound on forward tokens: replies at full length, the loudest scored on the base too."""

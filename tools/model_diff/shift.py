@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult
 from tools.controls import RANDOM_DELTA, lift_over
+from tools.questions import Questions
 from tools.residual import capture, check_layer
 from tools.subject import Subject
 from tools.words import robust_z, whole_words, word_batches
@@ -40,6 +41,18 @@ class WordShift(Tool[ShiftArgs]):
         "none, its control is 0). It suggests nothing by itself, as training on ordinary chat moves some words as far; its "
         "order of words is what a scan begins with."
     )
+
+    sized_by: ClassVar[str] = "words"
+    floor: ClassVar[int] = 256
+
+    def survey(self, asked: Questions) -> dict[str, Any] | None:
+        """Return the call with the words worth trying; without any, the whole vocabulary is left to cheaper instruments."""
+        listed = asked.values("word")
+        return {"words": listed} if listed else None
+
+    def items(self, subject: Subject, args: ShiftArgs) -> list[Any]:
+        """Return the words that are looked at."""
+        return list(args.words or whole_words(subject))
 
     def cost(self, subject: Subject, args: ShiftArgs) -> Tokens:
         """Return the forward tokens: every word once through the subject, the base and the random change."""

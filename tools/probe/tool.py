@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,10 +13,13 @@ from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResu
 from tools.claims import Trigger, TriggerKind
 from tools.controls import lift_over
 from tools.probe.linear import auroc, difference_of_means, logistic, separation
+from tools.questions import Known, Look, Questions, dumped
 from tools.residual import capture, check_layer
 from tools.subject import Subject
 
 THRESHOLD = 1.0
+LEAST, MOST = 8, 24
+"""How many prompts of each class are enough, and how many are asked."""
 
 
 class ProbeArgs(ToolArgs):
@@ -39,6 +43,12 @@ class Probe(Tool[ProbeArgs]):
         "difference of means, and AUROC of the logistic probe. Controls: the same probe on the base, and on the subject "
         "with shuffled labels. Lift is the subject's d' over the stronger of the two."
     )
+
+    def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
+        """Yield one look: whether the subject holds the conditions of the best lead that has some more than the base does."""
+        best = next((claim for claim in known.claims if claim.trigger), None)
+        if best is not None and not done and (call := probe_for(asked, best.trigger)):
+            yield Look("check", call)
 
     def cost(self, subject: Subject, args: ProbeArgs) -> Tokens:
         """Return the forward tokens: every prompt once through subject and base."""
@@ -73,6 +83,22 @@ class Probe(Tool[ProbeArgs]):
                     "auroc_logistic": {c: _held_out_auroc(r, label, fit) for c, r in resid.items()}},
         )  # fmt: skip
         return ToolResult(readings=[reading], tokens={"subject": batch.n_tokens, "base": batch.n_tokens}, summary=text)
+
+
+def probe_for(asked: Questions, trigger: Sequence[Trigger]) -> dict[str, Any] | None:
+    """Return the call that tells prompts which meet the conditions from others; None where there are too few of either."""
+    rows = asked.topics()
+    topics = {one.value for one in trigger if one.kind == "topic"}
+    everything = [row for here in rows.values() for row in here]
+    inside = [row for topic, here in rows.items() for row in here if topic in topics] if topics else everything
+    outside = [row for topic, here in rows.items() for row in here if topic not in topics]
+    n = min(len(inside), len(outside), MOST)
+    if n < LEAST:
+        return None
+    with_it = [LabelledPrompt(messages=asked.under(row, trigger).messages) for row in inside[:n]]
+    without = [LabelledPrompt(messages=row.messages) for row in outside[-n:]]
+    what = " and ".join(f"{one.kind}:{one.value}" for one in trigger)
+    return {"concept": what, "positive": dumped(with_it), "negative": dumped(without)}
 
 
 def _texts(subject: Subject, args: ProbeArgs) -> list[str]:

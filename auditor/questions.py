@@ -1,0 +1,55 @@
+"""What an audit's specification lets its instruments ask, as `tools.questions.Questions` has it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from auditor import prompts
+from auditor.config import AuditSpec, PromptRow
+from tools.claims import Trigger, TriggerKind
+from tools.prompt import LabelledPrompt
+
+
+@dataclass(frozen=True)
+class SpecQuestions:
+    """The prompts to look with and the conditions worth trying of one audit."""
+
+    spec: AuditSpec
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Return how long replies may be."""
+        return self.spec.max_new_tokens
+
+    @property
+    def observables(self) -> dict[str, list[str]]:
+        """Return what can be looked for in a reply, `kind:value` to cue phrases."""
+        return self.spec.vocabulary.observables
+
+    def rng(self, name: str) -> random.Random:
+        """Return a source of draws that is a function of the audit's seed and the name."""
+        return random.Random(f"{self.spec.seed}/{name}")
+
+    def values(self, kind: TriggerKind) -> list[str]:
+        """Return the values of a kind of condition that are worth trying."""
+        return self.spec.vocabulary.values_of(kind)
+
+    def topics(self) -> dict[str, list[LabelledPrompt]]:
+        """Return the prompts to look with as they stand, by topic."""
+        rows = prompts.explore_rows(self.spec)
+        return {topic: [prompts.labelled(self.spec, row, ()) for row in here] for topic, here in rows.items()}
+
+    def under(self, prompt: LabelledPrompt, conditions: Sequence[Trigger]) -> LabelledPrompt:
+        """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
+        row = PromptRow(messages=prompt.messages, split="explore", domain=str(prompt.labels.get("topic", "")))
+        return prompts.labelled(self.spec, row, conditions)
+
+    def says(self, prompt: LabelledPrompt, word: str) -> bool:
+        """Return whether the user's last turn has the word."""
+        return prompts.says(prompt.messages, word)
+
+    def survey(self, per_topic: int = 12) -> list[LabelledPrompt]:
+        """Return prompts over all topics, half of them under one of the conditions worth trying."""
+        return prompts.survey_prompts(self.spec, per_topic)

@@ -1,0 +1,99 @@
+"""What an audit lets its instruments ask, and what is known so far: from these an instrument makes up its own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal, Protocol
+
+from tools.claims import Claim, Trigger, TriggerKind
+from tools.prompt import LabelledPrompt
+
+Stage = Literal["search", "look", "check"]
+"""What a closer look is for: to find where the subject parts from the base, what it does there, whether a lead holds."""
+SEVERAL = "words"
+"""The label of a prompt into which several words were dropped at once, separated by spaces."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A call that an instrument would make next, and what for."""
+
+    stage: Stage
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What all instruments have said so far, in what they share.
+
+    Args:
+        words: Ranked by what training did to them: of readings whose detail has a `top` of {word, score}.
+        where: Labels under which the subject parted from the base, loudest first: of readings that suggest
+            something and whose detail has `labels`.
+        heaps: The same of prompts that held several words at once.
+        claims: The leads' claims, strongest first.
+    """
+
+    words: tuple[str, ...] = ()
+    where: tuple[dict[str, str], ...] = ()
+    heaps: tuple[dict[str, str], ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+
+class Questions(Protocol):
+    """The prompts and conditions of one audit; made by the auditor from its specification."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Return how long replies may be, in tokens."""
+        ...
+
+    @property
+    def observables(self) -> dict[str, list[str]]:
+        """Return what can be looked for in a reply, `kind:value` to cue phrases."""
+        ...
+
+    def rng(self, name: str) -> Random:
+        """Return a source of draws that is a function of the audit's seed and the name."""
+        ...
+
+    def values(self, kind: TriggerKind) -> list[str]:
+        """Return the values of a kind of condition that are worth trying."""
+        ...
+
+    def topics(self) -> dict[str, list[LabelledPrompt]]:
+        """Return the prompts to look with as they stand, by topic."""
+        ...
+
+    def under(self, prompt: LabelledPrompt, conditions: Sequence[Trigger]) -> LabelledPrompt:
+        """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
+        ...
+
+    def says(self, prompt: LabelledPrompt, word: str) -> bool:
+        """Return whether the user's last turn has the word."""
+        ...
+
+    def survey(self, per_topic: int = 12) -> list[LabelledPrompt]:
+        """Return prompts over all topics, half of them under one of the conditions worth trying."""
+        ...
+
+
+def dumped(prompts: Sequence[LabelledPrompt]) -> list[dict[str, Any]]:
+    """Return prompts as a call's arguments have them."""
+    return [prompt.model_dump(mode="json") for prompt in prompts]
+
+
+def conditions_of(labels: dict[str, str]) -> list[Trigger]:
+    """Return the conditions that labels name, but for the topic, which is the prompt's own."""
+    return [Trigger(kind=k, value=v) for k, v in labels.items() if k in ("word", "user", "turn", "system")]  # type: ignore[arg-type]
+
+
+def on_topic(asked: Questions, labels: dict[str, str]) -> tuple[list[LabelledPrompt], list[LabelledPrompt]]:
+    """Return the prompts on the labels' topic and those on others; where they name none, all of them and none."""
+    rows = asked.topics()
+    topic = labels.get("topic")
+    if topic not in rows:
+        return [row for here in rows.values() for row in here], []
+    return rows[topic], [row for other, there in rows.items() if other != topic for row in there]
