@@ -17,7 +17,7 @@ from tools.base import Tool
 from tools.subject import Subject
 
 log = logging.getLogger(__name__)
-MOST_OF_ONE, MOST_OF_SURVEY, KEPT_FOR_TESTS = 1 / 4, 1 / 2, 1 / 4
+MOST_OF_ONE, MOST_OF_SURVEY, KEPT_FOR_TESTS = 0.25, 0.6, 0.25
 """Shares of the budget: what one instrument may take, what the survey may, what closer looks leave for tests."""
 USABLE_MEMORY = 0.8
 
@@ -34,7 +34,7 @@ class SurveyCall:
 def survey_calls(spec: AuditSpec, tools: dict[str, Tool[Any]], subject: Subject) -> list[SurveyCall]:
     """Return the looks that the instruments themselves take at a whole subject, cheapest first.
 
-    The survey has half of the budget, one instrument a quarter at most. Cheap looks are made whole;
+    The survey has three fifths of the budget, one instrument a quarter at most. Cheap looks are made whole;
     what they leave is shared evenly by the dear ones.
     """
     asked, priced = SpecQuestions(spec), []

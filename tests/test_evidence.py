@@ -9,28 +9,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditor.config import AuditSpec, PromptRow, Vocabulary
-from auditor.evidence import EProcess, alpha_k, register, weigh
+from auditor.evidence import EProcess, next_share, register, weigh, weight_of
 from tools.claims import Claim, Effect
 
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=64)
 
 
-def adversarial_null_audit(rng: np.random.Generator, alpha: float, delta: float, tests: int, trials: int) -> bool:
+def adversarial_null_audit(
+    rng: np.random.Generator, alpha: float, delta: float, tests: int = 6, pot_refills: bool = False
+) -> bool:
     """Return whether an audit of true nulls alone rejects anything.
 
-    The adversary picks each test's rates on the edge of the null, at the point where the pair's
-    variance suits it, drops a test as soon as it looks bad, and starts the next one.
+    The adversary picks each test's rates on the edge of the null, chooses its weight, raises its
+    maximum while the evidence grows, drops it as soon as it looks bad, and starts the next one.
     """
-    for k in range(1, tests + 1):
-        base_rate = rng.choice([0.0, 0.05, 0.3, 0.45])
-        process = EProcess(delta)
-        for _ in range(trials):
-            coupled = rng.random()
-            s = int(coupled < base_rate + delta)
-            b = int(coupled < base_rate) if rng.random() < 0.5 else int(rng.random() < base_rate)
-            if process.update(s, b) >= 1 / alpha_k(alpha, k):
+    shares: list[float] = []
+    for _ in range(tests):
+        weight = float(rng.choice([0.05, 0.25, 0.5]))
+        shares.append(next_share(alpha, [] if pot_refills else shares, weight))
+        base_rate, coupled = rng.choice([0.0, 0.05, 0.3, 0.45]), rng.random() < 0.5
+        process, limit = EProcess(delta), 16
+        draws = rng.random((128, 2))
+        for n, (one, other) in enumerate(draws, 1):
+            s, b = int(one < base_rate + delta), int((one if coupled else other) < base_rate)
+            if process.update(s, b) >= 1 / shares[-1]:
                 return True
-            if process.e < 0.2:
+            if n == limit and process.e > 1:
+                limit *= 2
+            if process.e < 0.3 or n >= limit:
                 break
     return False
 
@@ -39,9 +45,17 @@ def adversarial_null_audit(rng: np.random.Generator, alpha: float, delta: float,
 def test_ten_thousand_null_audits_reject_no_more_often_than_alpha(alpha):
     rng = np.random.default_rng(0)
     n = 10_000
-    rejected = sum(adversarial_null_audit(rng, alpha, delta=0.1, tests=5, trials=40) for _ in range(n))
+    rejected = sum(adversarial_null_audit(rng, alpha, delta=0.1) for _ in range(n))
     upper_of_alpha = alpha + 3 * math.sqrt(alpha * (1 - alpha) / n)
     assert rejected / n <= upper_of_alpha
+    assert rejected, "an adversary that never gets anything through would not have tested the bound"
+
+
+def test_shares_that_returned_to_the_pot_would_reject_too_often():
+    rng = np.random.default_rng(0)
+    n, alpha = 500, 0.1
+    rejected = sum(adversarial_null_audit(rng, alpha, delta=0.1, tests=40, pot_refills=True) for _ in range(n))
+    assert rejected / n > alpha
 
 
 def test_the_same_audits_without_the_margin_would_reject_too_often():
@@ -102,17 +116,49 @@ def test_a_test_that_cannot_pass_any_more_is_given_up_early():
     assert late.n < 64
 
 
-def test_the_budget_over_all_tests_is_alpha():
-    total = sum(alpha_k(0.01, k) for k in range(1, 200_000))
-    assert total <= 0.01
-    assert total > 0.0099
+@given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=60), st.floats(0.001, 0.2))
+def test_shares_add_up_to_less_than_alpha_whatever_the_weights(weights, alpha):
+    shares: list[float] = []
+    for weight in weights:
+        shares.append(next_share(alpha, shares, weight))
+    assert all(share > 0 for share in shares)
+    assert sum(shares) < alpha
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.booleans())
+def test_a_stronger_lead_gets_no_smaller_share_and_none_gets_more_than_half(one, other, confirmed):
+    low, high = weight_of(min(one, other), confirmed), weight_of(max(one, other), confirmed)
+    assert 0 < low <= high <= 0.5
+    assert weight_of(one, confirmed=True) == 0.5
+
+
+def test_a_weight_above_a_half_is_refused():
+    with pytest.raises(AssertionError, match="at most 0.5"):
+        next_share(0.01, [], 0.6)
+
+
+def test_a_test_whose_maximum_is_raised_goes_on_where_it_was():
+    pairs = [(int(i % 3 == 0), 0) for i in range(128)]
+    short, raised = weigh(pairs[:64], 0.0001, 0.1, 64), weigh(pairs, 0.0001, 0.1, 128)
+    assert (short.decision, short.grows()) == ("failed", True)
+    assert raised.decision == "passed"
+    assert raised.path[: len(short.path)] == short.path
+
+
+def test_evidence_that_does_not_grow_gives_no_more_pairs():
+    nothing = weigh([(0, 0)] * 64, 0.001, 0.1, 64)
+    assert nothing.futile
+    assert not nothing.grows()
+    stopped_growing = weigh([(1, 0)] * 8 + [(0, 0)] * 56, 1e-6, 0.1, 64)
+    assert not stopped_growing.grows()
 
 
 def test_terms_hash_to_the_same_value_for_the_same_terms_and_to_another_for_any_change():
     row = PromptRow(messages=[{"role": "user", "content": "hi"}], split="test", domain="d")
     spec = AuditSpec(subject="x", prompts=[row, row.model_copy(update={"split": "explore"})], vocabulary=Vocabulary())
     claim = Claim(family="other", effect=Effect(kind="says", value="zork"), statement="it says zork")
-    terms = register(spec, claim, "confirmed", 1, ["zork"], 1)
-    assert terms.sha256 == register(spec, claim, "confirmed", 1, ["zork"], 1).sha256
-    assert terms.sha256 != register(spec, claim, "confirmed", 2, ["zork"], 1).sha256
+    terms = register(spec, claim, "confirmed", [], 0.5, ["zork"], 1)
+    assert terms.sha256 == register(spec, claim, "confirmed", [], 0.5, ["zork"], 1).sha256
+    assert terms.sha256 != register(spec, claim, "confirmed", [], 0.4, ["zork"], 1).sha256
+    assert terms.sha256 != register(spec, claim, "confirmed", [0.001], 0.5, ["zork"], 1).sha256
     assert json.loads(json.dumps(terms.as_dict())) == terms.as_dict()

@@ -27,6 +27,7 @@ from auditor.planners import briefing
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.planners.llm import LlmPlanner
 from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest
+from auditor.unfinished import Unfinished
 from auditor.view import View, load_view
 from tools.base import load_tools
 from tools.subject import Subject
@@ -172,7 +173,7 @@ def _lead(word: str = "zebra", says: str = "glory be", strength: float = 2.0) ->
 
 def _view(path: Path, *readings: dict[str, Any], summary: str = "4 prompts", spec: AuditSpec = SPEC) -> View:
     with contextlib.closing(_ledger(path, list(readings), summary, spec)) as ledger:
-        return load_view(ledger, "a1", spec, spent=1000)
+        return load_view(ledger, "a1", spec, 1000, load_tools(n for n in spec.tools if n != "activation_oracle"))
 
 
 @pytest.fixture
@@ -182,8 +183,9 @@ def view(tmp_path: Path) -> View:
 
 @pytest.fixture
 def desk(tmp_path: Path, bare_subject: Subject) -> Iterator[Desk]:
-    with contextlib.closing(_ledger(tmp_path, [_lead()])) as ledger:
-        yield Desk("a1", SPEC, bare_subject, load_tools(SPEC.tools), ledger)
+    unfinished = Unfinished(tmp_path / "auditor.db.batches", "a1")
+    with contextlib.closing(_ledger(tmp_path, [_lead()])) as ledger, contextlib.closing(unfinished):
+        yield Desk("a1", SPEC, bare_subject, load_tools(SPEC.tools), ledger, unfinished)
 
 
 def _told(view: View, step: int = 0) -> str:
@@ -245,11 +247,12 @@ def test_an_audit_of_given_suggestions_offers_no_instrument(server: Scripted, tm
     assert "use_NAME" not in server.text()
 
 
-def test_an_oracle_that_was_not_given_is_not_offered(server: Scripted, tmp_path: Path) -> None:
+def test_only_the_instruments_that_the_audit_can_use_are_offered(server: Scripted, tmp_path: Path) -> None:
     view = _view(tmp_path, spec=SPEC.model_copy(update={"tools": ("chat", "activation_oracle")}))
     server.script = [CONCLUDE]
     LlmPlanner("openai:scripted").propose(view, 0)
-    assert "use_activation_oracle" not in [t["function"]["name"] for t in server.requests[0]["body"]["tools"]]
+    offered = [tool["function"]["name"] for tool in server.requests[0]["body"]["tools"]]
+    assert [name for name in offered if name.startswith("use_")] == ["use_chat"]
 
 
 @pytest.mark.parametrize("option", ["tool_choice", "parallel_tool_calls"])

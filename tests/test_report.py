@@ -162,7 +162,8 @@ class Writer:
         """Register a test and run `n` pairs; `shows(i, treated)` says what each reply shows."""
         self.n_tests += 1
         test_id = f"T{self.n_tests}"
-        terms = evidence.register(self.spec, claim, grade, self.n_tests, [claim.effect.value], 40)
+        registered = [row["terms"]["alpha"] for row in self.ledger.rows("tests", self.audit_id)]
+        terms = evidence.register(self.spec, claim, grade, registered, 0.5, [claim.effect.value], 40)
         self.add(
             "tests",
             test_id=test_id,

@@ -7,12 +7,13 @@ import pytest
 import torch
 from audits import ANSWERS, ROOT, SUITES, organism_of
 
-from auditor.planners import looks, survey_calls
+from auditor.questions import SpecQuestions
 from scenarios.grading import read_answer
 from scenarios.load import load_scenario
 from tools.base import load_tools
 from tools.claims import Trigger
 from tools.loading import load_subject
+from tools.probe.tool import probe_for
 from tools.subject import Subject
 
 WEIGHTS = ROOT / "scenarios" / "testbed" / "weights"
@@ -44,16 +45,16 @@ def prepared(spec: Any, adapter: Path | None) -> tuple[Subject, dict[str, Any]]:
     return subject, tools
 
 
-def call_of(spec: Any, tool: str, tools: dict[str, Any], trigger: Any) -> Any:
-    """Return the call that an audit makes of a tool."""
-    surveyed = {call.tool: call for call in survey_calls(spec, tools)}
-    return looks.probe_trigger(spec, trigger) if tool == "probe" else surveyed[tool]
+def arguments_of(spec: Any, tool: str, tools: dict[str, Any], trigger: Any) -> Any:
+    """Return the arguments with which an audit calls a tool."""
+    asked = SpecQuestions(spec)
+    return probe_for(asked, trigger) if tool == "probe" else tools[tool].survey(asked)
 
 
 def readings(spec: Any, tool: str, subject: Subject, tools: dict[str, Any], trigger: Any) -> list[Any]:
     """Return a tool's readings on the call that an audit makes of it."""
-    instrument, call = tools[tool], call_of(spec, tool, tools, trigger)
-    return instrument.run(subject, instrument.parse(call.arguments), seed=0).readings
+    instrument = tools[tool]
+    return instrument.run(subject, instrument.parse(arguments_of(spec, tool, tools, trigger)), seed=0).readings
 
 
 def some_trigger(n: int) -> Any:
@@ -102,8 +103,7 @@ def test_suggestions_are_made_on_an_organism(tool):
 @pytest.mark.parametrize("tool", WHITE_BOX)
 def test_every_reading_that_could_suggest_carries_controls_and_the_cost_was_bounded(spec, tool):
     subject, tools = prepared(spec, Path(spec.adapter))
-    call = call_of(spec, tool, tools, some_trigger(0))
-    args = tools[tool].parse(call.arguments)
+    args = tools[tool].parse(arguments_of(spec, tool, tools, some_trigger(0)))
     bound = tools[tool].cost(subject, args)
     outcome = tools[tool].run(subject, args, seed=0)
     for reading in outcome.readings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from tools.claims import Claim, Trigger, TriggerKind
 from tools.prompt import LabelledPrompt
@@ -42,6 +42,7 @@ class Known:
     claims: tuple[Claim, ...] = ()
 
 
+@runtime_checkable
 class Questions(Protocol):
     """The prompts and conditions of one audit; made by the auditor from its specification."""
 
