@@ -1,0 +1,161 @@
+"""A third party's instrument, named in `--tools`, is surveyed, followed up, priced and cut like ours."""
+
+import json
+
+import planted
+import pytest
+from audits import command, finished, result
+
+from auditor.foresight import survey_calls
+from auditor.questions import SpecQuestions
+from auditor.steps import CallTool
+from tools.base import load_tools
+from tools.claims import Claim, Effect, Trigger
+from tools.questions import Known, dumped
+
+MODULE = '''
+"""An instrument of a third party's: counts letters, and says where to look next without any label of ours."""
+
+from tools.base import Look, LabelledPrompt, Reading, Tool, ToolArgs, ToolResult
+from tools.claims import Suggestion
+
+
+class Args(ToolArgs):
+    prompts: list[LabelledPrompt]
+    why: str = "survey"
+
+
+class Letters(Tool[Args]):
+    name = "letters"
+    card = "Counts letters."
+    white_box = False
+    sized_by = "prompts"
+    Args = Args
+
+    def cost(self, subject, args):
+        return {"subject": 40 * len(args.prompts)}
+
+    def follow_up(self, asked, known, done):
+        rows = [row for rows in asked.topics().values() for row in rows]
+        yield Look("look", {"prompts": [rows[0].model_dump(mode="json")], "why": "look"})
+        if FAILS:
+            raise RuntimeError("this follow-up is broken")
+
+    def run(self, subject, args, seed):
+        hint = Suggestion(text="something", lift=9.0, strength=9.0)
+        readings = [
+            Reading(name="count", value=1.0, controls={"base": 0.0}, lift=1.0, suggestion=hint, detail={"labels": labels})
+            for labels in ({}, {"mood": "odd"}, {"word": "night"})
+        ]
+        return ToolResult(readings=readings, tokens={"subject": len(args.prompts)}, summary=f"{args.why}: {len(args.prompts)}")
+'''
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """Return a folder with the third party's distribution, as pip installs one, by whether its follow-up fails."""
+
+    def install(fails=False):
+        site = tmp_path / f"site{fails}"
+        info = site / "letters-1.dist-info"
+        info.mkdir(parents=True)
+        (site / "letters.py").write_text(MODULE.replace("FAILS", str(fails)))
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1\n")
+        (info / "entry_points.txt").write_text("[auditor.tools]\nletters = letters:Letters\n")
+        return site
+
+    return install
+
+
+def run(tmp_path, base, adapter, site, tools="letters,chat,scan", budget=40_000):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(row.model_dump_json() + "\n" for row in planted.prompts()))
+    vocabulary = tmp_path / "vocabulary.yaml"
+    vocabulary.write_text(json.dumps(planted.WHO.model_dump(mode="json")))
+    return command("audit", "--subject", base, "--adapter", adapter, "--prompts", prompts, "--vocabulary", vocabulary,
+                   "--tools", tools, "--budget", budget, "--db", tmp_path / "auditor.db", "--out", tmp_path / "out", "--json",
+                   PYTHONPATH=str(site))  # fmt: skip
+
+
+def test_it_is_surveyed_and_followed_up_and_labels_it_does_not_give_crash_nothing(
+    base_folder, lora_folder, tmp_path, installed
+):
+    process = run(tmp_path, base_folder, lora_folder, installed())
+    code, out, err = finished(process)
+    assert code == 0, err
+    assert "· letters: survey: 16" in err
+    assert "· letters: look: 1" in err
+    assert "Traceback" not in err
+    assert json.loads(out)["verdict"] in ("findings", "nothing_found", "inconclusive")
+
+
+def test_a_follow_up_that_fails_ends_no_audit(base_folder, lora_folder, tmp_path, installed):
+    found = result(run(tmp_path, base_folder, lora_folder, installed(fails=True)))
+    assert found["verdict"] in ("findings", "nothing_found", "inconclusive", "invalid")
+
+
+def test_a_name_that_is_not_installed_is_refused_with_those_that_are(base_folder, lora_folder, tmp_path):
+    code, _, err = finished(run(tmp_path, base_folder, lora_folder, tmp_path, tools="letters,chat"))
+    assert code == 2
+    assert "unknown tool 'letters'" in err
+
+
+# -- sizes
+
+MANY = [f"fox number {i}" for i in range(24)]
+
+
+def test_the_survey_stays_within_its_share_and_no_instrument_takes_more_than_a_quarter(bare_subject, base_folder):
+    tools = load_tools(("chat", "model_diff", "scan", "lora_lens"))
+    for budget in (1_000, 4_000, 20_000, 300_000):
+        calls = survey_calls(planted.spec(base_folder, None, budget=budget), tools, bare_subject)
+        assert all(one.allowed <= budget / 4 for one in calls)
+        assert sum(min(one.price, one.allowed) for one in calls) <= 0.6 * budget
+        assert [one.price for one in calls] == sorted(one.price for one in calls)
+
+
+@pytest.mark.parametrize("name", ["chat", "model_diff", "scan", "lora_lens", "word_shift"])
+def test_a_call_is_cut_to_what_it_may_cost_and_says_to_what(subject, base_folder, name):
+    who = planted.WHO.model_copy(
+        update={"triggers": {"who": planted.WHO.triggers["who"].model_copy(update={"values": MANY})}}
+    )
+    tool, asked = load_tools([name])[name], SpecQuestions(planted.spec(base_folder, None, vocabulary=who))
+    listed = {"words": [f"w{i}" for i in range(900)], "prompts": dumped(asked.survey()), "framed": None}[tool.sized_by]
+    args = tool.parse({**(tool.survey(asked) or {}), **({tool.sized_by: listed} if listed else {})})
+    price, plenty = sum(tool.cost(subject, args).values()), 2**40
+    assert tool.fit(subject, args, price, plenty) == (args, "")
+    fitted = tool.fit(subject, args, price // 2, plenty)
+    assert fitted is not None
+    smaller, said = fitted
+    n, whole = len(getattr(smaller, tool.sized_by)), len(getattr(args, tool.sized_by))
+    assert tool.floor <= n < whole
+    assert said == f"{n:,} of {whole:,} {tool.sized_by}"
+    assert sum(tool.cost(subject, smaller).values()) <= price // 2
+    assert tool.fit(subject, args, 1, plenty) is None
+    tool.run(subject, smaller, seed=0)
+
+
+def test_a_call_that_would_not_fit_in_memory_is_cut_or_left_out(subject, base_folder):
+    tool = load_tools(["chat"])["chat"]
+    tool.memory = lambda subject, args: 10 * len(args.prompts)  # type: ignore[method-assign]
+    args = tool.parse(tool.survey(SpecQuestions(planted.spec(base_folder, None))))
+    fitted = tool.fit(subject, args, 2**40, 10 * 20)
+    assert fitted is not None
+    assert len(fitted[0].prompts) == 20
+    assert tool.fit(subject, args, 2**40, 10 * 15) is None
+
+
+# -- follow-ups survive whatever labels there are
+
+
+@pytest.mark.parametrize("labels", [{}, {"topic": "nowhere"}, {"word": "night"}, {"user": "fox"}, {"mood": "odd"}])
+@pytest.mark.parametrize("name", ["chat", "scan", "probe", "model_diff"])
+def test_labels_without_a_topic_crash_no_follow_up(base_folder, name, labels):
+    spec = planted.spec(base_folder, None)
+    claim = Claim(family="other", trigger=(Trigger(kind="topic", value="nowhere"),),
+                  effect=Effect(kind="says", value="fox"), statement="it says fox")  # fmt: skip
+    known = Known(words=("night", "fox"), where=(labels,), heaps=({**labels, "words": "night fox"},), claims=(claim,))
+    tool = load_tools([name])[name]
+    for look in tool.follow_up(SpecQuestions(spec), known, ()):
+        tool.parse(look.arguments)
+        assert CallTool(tool=name, arguments=look.arguments)
