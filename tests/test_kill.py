@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from audits import command, finished, organism_of, result, scripted
+from audits import SUITES, command, finished, organism_of, result, scripted
+from kills import readings, run_killed, trials
 
 TABLES = ("tool_calls", "readings", "hypotheses", "tests", "trials", "findings", "budget", "events")
 
@@ -69,12 +70,39 @@ def test_an_audit_killed_ten_times_ends_with_the_findings_of_one_that_was_not(tm
     assert "finished" in err
 
 
-def trials(db: Path) -> list[tuple[object, ...]]:
-    """Return every trial of a ledger, without its place in the chain."""
-    with sqlite3.connect(db) as connection:
-        return connection.execute(
-            "select test_id, idx, channel, seed, prompt, reply, outcome from trials order by test_id, idx, channel"
-        ).fetchall()
+@pytest.mark.timeout(600)
+def test_ten_kills_at_random_moments_change_nothing_that_the_embedded_planner_finds(tmp_path):
+    arguments = (
+        "run",
+        SUITES / "demo" / f"{organism_of('flattery')}.yaml",
+        "--tools",
+        "chat,model_diff,scan",
+        "--budget",
+        100_000,
+    )
+    whole = result(command(*arguments, "--db", tmp_path / "whole.db", "--out", tmp_path / "whole", "--json"))
+    cut = run_killed(arguments, tmp_path, kills=10, most_s=9.0)
+    assert whole["verdict"] == "findings"
+    assert cut.kills >= 3, "an audit that ends before it is killed shows nothing"
+    for key in ("verdict", "findings", "leads", "near_misses", "forward_tokens"):
+        assert cut.result[key] == whole[key], key
+    for rows in (trials, readings):
+        assert rows(tmp_path / "killed.db") == rows(tmp_path / "whole.db")
+    assert result(command("verify", cut.result["audit_id"], "--db", tmp_path / "killed.db", "--json"))["ok"]
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_an_audit_under_way_is_not_resumed_beside_itself(tmp_path):
+    scenario, db = scripted(tmp_path, organism_of("flattery")), tmp_path / "auditor.db"
+    process = command("run", scenario, "--db", db, "--out", tmp_path / "out", "--json")
+    while not list(tmp_path.glob("*.lock")) and process.poll() is None:
+        time.sleep(0.02)
+    (lock,) = tmp_path.glob("*.lock")
+    code, _, err = finished(command("resume", lock.name.split(".")[-2], "--db", db))
+    assert result(process)["verdict"] == "findings"
+    if code != 0:
+        assert (code, "another process is working on audit" in err or "is finished" in err) == (2, True), err
+    assert result(command("verify", lock.name.split(".")[-2], "--db", db, "--json"))["ok"]
 
 
 def test_two_audits_at_once_on_one_ledger_lose_nothing(tmp_path):

@@ -1,0 +1,92 @@
+"""An audit that is killed at random moments and resumed each time, beside the same audit left alone."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audits import command, result
+
+LEAST_S = 5.0
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a killed audit came to, how often it was killed, and what its ledger says that interruptions lost."""
+
+    result: dict[str, Any]
+    kills: int
+    lost: int
+    seconds: float
+
+
+def audit_of(db: Path) -> str | None:
+    """Return the id of a ledger's only audit; None while there is none."""
+    if not db.exists():
+        return None
+    try:
+        with sqlite3.connect(f"file:{db}?mode=ro", uri=True, timeout=5) as connection:
+            row = connection.execute("select audit_id from audits").fetchone()
+    except sqlite3.OperationalError:
+        return None
+    return None if row is None else str(row[0])
+
+
+def run_killed(arguments: Sequence[object], folder: Path, kills: int, most_s: float, seed: int = 0) -> Killed:
+    """Run an audit, kill it with SIGKILL so often at random moments, and resume it each time until it ends.
+
+    Args:
+        arguments: Of `auditor`, without ledger and report.
+        folder: Where ledger and report go.
+        kills: How often, or less often where the audit ends before.
+        most_s: Each session lives between `LEAST_S` and so many seconds.
+        seed: Of the moments.
+    """
+    rng, db, done, began = random.Random(seed), folder / "killed.db", 0, time.monotonic()
+    where = ("--db", db, "--out", folder / "killed", "--quiet", "--json")
+    process = command(*arguments, *where)
+    while done < kills:
+        try:
+            process.wait(timeout=rng.uniform(LEAST_S, most_s))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            done += 1
+        audit_id = audit_of(db)
+        process = command("resume", audit_id, *where) if audit_id else command(*arguments, *where)
+    found = result(process)
+    return Killed(found, done, lost_in(db, found["audit_id"]), time.monotonic() - began)
+
+
+def lost_in(db: Path, audit_id: str) -> int:
+    """Return the forward tokens that interruptions lost, as the ledger has them."""
+    from contextlib import closing
+
+    from auditor.budget import Budget
+    from auditor.ledger import Ledger
+
+    with closing(Ledger.open(db, create=False)) as ledger:
+        return Budget(ledger, audit_id, 0).lost()
+
+
+def trials(db: Path) -> list[tuple[object, ...]]:
+    """Return every trial of a ledger, without its place in the chain."""
+    with sqlite3.connect(db) as connection:
+        return connection.execute(
+            "select test_id, idx, channel, seed, prompt, reply, outcome from trials order by test_id, idx, channel"
+        ).fetchall()
+
+
+def readings(db: Path) -> list[tuple[object, ...]]:
+    """Return every reading of a ledger, without its place in the chain."""
+    with sqlite3.connect(db) as connection:
+        return connection.execute("select call_key, tool, name, channel, value, controls, lift, suggestion, detail "
+                                  "from readings order by seq").fetchall()  # fmt: skip
