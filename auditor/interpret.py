@@ -132,16 +132,17 @@ def complete(suggestion: Suggestion, vocabulary: Vocabulary) -> tuple[tuple[Trig
 
 
 def known_effect(effect: Effect, vocabulary: Vocabulary) -> Effect:
-    """Return the effect whose cue or pattern the words contain, or whose cue alone they are a part of."""
+    """Return the effect whose cue or pattern stands in the words said; the words where it is none, or several.
+
+    A part of a cue is not the cue: who says "help" need not refuse.
+    """
     if effect.kind != "says":
         return effect
     for kind, phrases in vocabulary.patterns.items():
         values = slotted(phrases, effect.value)
         if len(values) == 1:
             return Effect(kind=kind, value=values.pop())
-    cues_of = vocabulary.closed
-    names = [name for name, cues in cues_of.items() if shows(cues, effect.value)]
-    names = names or [name for name, cues in cues_of.items() if any(shows([effect.value], cue) for cue in cues)]
+    names = [name for name, cues in vocabulary.closed.items() if shows(cues, effect.value)]
     if len(names) != 1:
         return effect
     kind, value = names[0].split(":", 1)
