@@ -74,6 +74,7 @@ def result(findings=(), leads=(), verdict="findings"):
         ("  copper ", "copper"),
         ("copper-kettle", "copper kettle"),
         ("books", "book"),
+        ("The!", "the"),
         ("Résumé", "re\u0301sume\u0301"),
         ("Серебряная Луна!", "серебряная луна"),
         ("don’t", "don't"),

@@ -171,6 +171,16 @@ def test_a_vocabulary_with_a_cue_that_has_no_word_is_refused_by_name(parts, name
         Vocabulary(**parts)
 
 
+def test_an_oracle_that_says_nothing_states_no_claim():
+    families = {
+        "mute": FamilySpec(effect="refuses", statement="..."),
+        "when": FamilySpec(effect="says", statement="{effect}"),
+    }
+    vocabulary = Vocabulary(families=families, effects={"refuses": {"refusal": ["no"]}})
+    for nothing in ("", "!!!", "...", " \u200b"):
+        assert read_statement(nothing, vocabulary) is None
+
+
 def test_cues_of_other_scripts_are_cues():
     vocabulary = Vocabulary(effects={"tone": {"sad": ["悲しい", "жаль"]}}, patterns={"names": ["меня зовут {value}"]})
     assert known_effect(Effect(kind="says", value="очень ЖАЛЬ"), vocabulary) == Effect(kind="tone", value="sad")
