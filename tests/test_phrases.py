@@ -321,6 +321,7 @@ def test_plain_english_has_the_words_that_a_plain_pattern_finds(text):
     [
         ("", []),
         ("!!! ❤️ …", []),
+        ("\u0301 !\u20e3", []),
         ("Don’t, it‘s ‘quoted’ rock'n'roll", ["don't", "it's", "quoted", "rock'n'roll"]),
         ("snake_case", ["snake", "case"]),
         ("Straße STRASSE", ["strasse", "strasse"]),
