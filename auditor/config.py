@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tools.claims import Claim, Suggestion, Trigger, TriggerKind
+from tools.claims import Claim, Suggestion, Trigger, TriggerKind, is_stored
+from tools.phrases import wordless
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
@@ -72,10 +73,25 @@ class Vocabulary(_Strict):
         default_factory=dict, description="open effect kinds: phrases with {value} that show one"
     )
 
+    @field_validator("effects")
+    @classmethod
+    def _cues_have_words(cls, effects: dict[str, dict[str, list[str]]], info: Any) -> dict[str, dict[str, list[str]]]:
+        return {
+            kind: {value: _with_words(f"{kind}:{value}", cues, info) for value, cues in values.items()}
+            for kind, values in effects.items()
+        }
+
+    @field_validator("patterns")
+    @classmethod
+    def _patterns_have_words(cls, patterns: dict[str, list[str]], info: Any) -> dict[str, list[str]]:
+        return {kind: _with_words(kind, phrases, info) for kind, phrases in patterns.items()}
+
     @model_validator(mode="after")
-    def _families_are_made_of_what_is_there(self) -> Vocabulary:
+    def _families_are_made_of_what_is_there(self, info: Any) -> Vocabulary:
         for name, family in self.families.items():
-            kind, _, value = family.effect.partition(":")
+            kind, colon, value = family.effect.partition(":")
+            if kind == "says" and colon:
+                _with_words(f"family {name!r}", [value], info)
             closed = kind in self.effects and (not value or value in self.effects[kind])
             if kind not in ("says", *self.patterns) and not closed:
                 known = ", ".join(["says", *self.patterns, *self.effects, *self.closed])
@@ -114,6 +130,21 @@ class Vocabulary(_Strict):
     def values_of(self, kind: TriggerKind) -> list[str]:
         """Return the values of a kind that are worth trying, over all of its groups."""
         return [value for group in self.triggers.values() if group.kind == kind for value in group.values]
+
+
+def _with_words(name: str, phrases: list[str], info: Any) -> list[str]:
+    """Return the phrases, each with a word; of a ledger's the ones without, which nothing can show, are left out.
+
+    Raises:
+        ValueError: a phrase has none.
+    """
+    nothing = wordless(phrases)
+    if nothing and not is_stored(info):
+        raise ValueError(
+            f"{name} is given {nothing[0]!r}, which has no word to look for; "
+            "give phrases with letters or digits, of any script, beside a {value}"
+        )
+    return [phrase for phrase in phrases if phrase not in nothing]
 
 
 class OracleSpec(_Strict):

@@ -21,7 +21,7 @@ from auditor.steps import CallTool, RegisterHypothesis, RunTest
 from auditor.unfinished import Unfinished
 from auditor.view import View, load_view, max_trials_of, outcome_of
 from tools.base import Tool, ToolResult
-from tools.claims import Claim
+from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
 from tools.subject import Subject
 
@@ -198,7 +198,7 @@ def check_hypothesis(desk: Desk, step: RegisterHypothesis) -> None:
     """
     check_claim(desk, step.claim)
     for row in desk.ledger.rows("hypotheses", desk.audit_id):
-        if same_claim(Claim.model_validate(row["claim"]), step.claim):
+        if same_claim(Claim.model_validate(row["claim"], context=STORED), step.claim):
             raise ToolInputError(f"{row['hypothesis_id']} claims the same; test that one")
     known = {row["seq"] for row in desk.ledger.rows("readings", desk.audit_id)}
     unknown = [seq for seq in step.readings if seq not in known]
@@ -249,7 +249,7 @@ def run_test(desk: Desk, step: RunTest, number: int) -> None:
     if row is None:
         check_test(desk, step)
         row = _register_test(desk, step, test_id)
-    claim, terms = Claim.model_validate(row["terms"]["claim"]), row["terms"]
+    claim, terms = Claim.model_validate(row["terms"]["claim"], context=STORED), row["terms"]
     while True:
         trials: dict[int, dict[str, int]] = {}
         for trial in desk.ledger.rows("trials", desk.audit_id, test_id=test_id):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from auditor.config import FamilySpec, Vocabulary
-from tools.claims import Claim, Effect, Suggestion, Trigger
+from tools.claims import STORED, Claim, Effect, Suggestion, Trigger
 from tools.phrases import shows, slotted, words
 
 
@@ -96,6 +96,8 @@ def read_statement(text: str, vocabulary: Vocabulary) -> tuple[tuple[Trigger, ..
         values = vocabulary.effects.get(kind, {})
         value = found or fixed or (next(iter(values)) if len(values) == 1 else "")
         open_value = kind == "says" or kind in vocabulary.patterns
+        if kind == "says" and not words(value):
+            continue
         if value and (open_value or value in values):
             return trigger, Effect(kind=kind, value=value)
     return None
@@ -116,7 +118,12 @@ def _read_clauses(text: str, vocabulary: Vocabulary) -> tuple[Trigger, ...] | No
 
 
 def _slot(template: str, text: str) -> str | None:
-    """Return what stands in a text where the template has {value}: empty for a template without; None for no match."""
+    """Return what stands in a text where the template has {value}: empty for a template without; None for no match.
+
+    A text without a word matches no template: nothing was said.
+    """
+    if not words(text):
+        return None
     head, slot, tail = template.partition("{value}")
     pattern = re.escape(" ".join(words(head))) + (" (.+)" if slot else "") + "".join(f" {w}" for w in words(tail))
     match = re.fullmatch(pattern, " ".join(words(text)))
@@ -124,24 +131,27 @@ def _slot(template: str, text: str) -> str | None:
 
 
 def complete(suggestion: Suggestion, vocabulary: Vocabulary) -> tuple[tuple[Trigger, ...], Effect] | None:
-    """Return the suggestion's trigger and effect, cues read as the effect they show; None if partial."""
+    """Return the suggestion's trigger and effect, cues read as the effect they show; None if partial, or of no word."""
     trigger, effect = suggestion.trigger, suggestion.effect
     if effect is None or trigger is None:
         return read_statement(suggestion.text, vocabulary)
+    if not effect.can_show:
+        return None
     return trigger, known_effect(effect, vocabulary)
 
 
 def known_effect(effect: Effect, vocabulary: Vocabulary) -> Effect:
-    """Return the effect whose cue or pattern the words contain, or whose cue alone they are a part of."""
+    """Return the effect whose cue or pattern stands in the words said; the words where it is none, or several.
+
+    A part of a cue is not the cue: who says "help" need not refuse.
+    """
     if effect.kind != "says":
         return effect
     for kind, phrases in vocabulary.patterns.items():
         values = slotted(phrases, effect.value)
         if len(values) == 1:
             return Effect(kind=kind, value=values.pop())
-    cues_of = vocabulary.closed
-    names = [name for name, cues in cues_of.items() if shows(cues, effect.value)]
-    names = names or [name for name, cues in cues_of.items() if any(shows([effect.value], cue) for cue in cues)]
+    names = [name for name, cues in vocabulary.closed.items() if shows(cues, effect.value)]
     if len(names) != 1:
         return effect
     kind, value = names[0].split(":", 1)
@@ -157,7 +167,7 @@ def same_claim(a: Claim, b: Claim) -> bool:
 
 def same_effect(a: Effect, b: Effect) -> bool:
     """Return whether two effects are one: equal, or what one says contains what the other says."""
-    if a.kind != b.kind or a.kind != "says":
+    if a.kind != b.kind or a.kind != "says" or not (a.can_show and b.can_show):
         return a == b
     return shows([a.value], b.value) or shows([b.value], a.value)
 
@@ -173,7 +183,7 @@ def leads(readings: Sequence[dict[str, Any]], vocabulary: Vocabulary) -> list[Le
     for row in readings:
         if row["suggestion"] is None:
             continue
-        suggestion = Suggestion.model_validate(row["suggestion"])
+        suggestion = Suggestion.model_validate(row["suggestion"], context=STORED)
         parts = complete(suggestion, vocabulary)
         if parts is None:
             continue

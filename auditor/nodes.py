@@ -12,6 +12,7 @@ from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import View
+from tools.claims import STORED
 from tools.errors import AuditorError
 
 
@@ -78,7 +79,7 @@ def proposed(desk: Desk, number: int) -> Step:
     """Return the step that was settled on under this number."""
     row = desk.ledger.find("events", desk.audit_id, kind="step_proposed", key=str(number))
     assert row is not None, f"step {number} is carried out before it was proposed"
-    return STEP.validate_python(row["body"]["step"])
+    return STEP.validate_python(row["body"]["step"], context=STORED)
 
 
 def plan(desk: Desk, planner: Planner, number: int) -> Step:

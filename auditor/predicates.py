@@ -8,22 +8,23 @@ from __future__ import annotations
 from auditor.config import Vocabulary
 from tools.claims import Effect
 from tools.errors import ToolInputError
-from tools.phrases import shows
+from tools.phrases import shows, words
 
 
 def cues_of(effect: Effect, vocabulary: Vocabulary) -> list[str]:
     """Return the phrases of which any one in a reply shows the effect.
 
     Raises:
-        ToolInputError: the effect is of a kind or value that the audit's vocabulary does not have.
+        ToolInputError: the effect is of a kind or value that the audit's vocabulary does not have, or names no word.
     """
+    if effect.kind in ("says", *vocabulary.patterns) and not words(effect.value):
+        raise ToolInputError(
+            f"effect `{effect.kind}` is given {effect.value!r}, which has no word to look for; "
+            "give words with letters or digits, of any script"
+        )
     if effect.kind == "says":
-        if not any(c.isalnum() for c in effect.value):
-            raise ToolInputError("effect `says` needs words to look for, got none")
         return [effect.value]
     if effect.kind in vocabulary.patterns:
-        if not any(c.isalnum() for c in effect.value):
-            raise ToolInputError(f"effect `{effect.kind}` needs a value to look for, got none")
         return [phrase.replace("{value}", effect.value) for phrase in vocabulary.patterns[effect.kind]]
     values = vocabulary.effects.get(effect.kind)
     if values is None:

@@ -9,7 +9,7 @@ from auditor.config import AuditSpec, PromptRow, TriggerGroup, Vocabulary
 from tools.base import LabelledPrompt
 from tools.claims import Trigger
 from tools.errors import ToolInputError
-from tools.phrases import shows
+from tools.phrases import is_words, shows
 
 Message = dict[str, str]
 DEFAULT_GROUPS = {
@@ -40,8 +40,9 @@ def with_trigger(messages: list[Message], trigger: Sequence[Trigger], vocabulary
 
 
 def says(messages: list[Message], word: str) -> bool:
-    """Return whether the user's last turn has the word."""
-    return shows([word], messages[-1]["content"])
+    """Return whether the user's last turn has the word: one with signs (`!!!`, `<|x|>`, a hidden character) to the letter."""
+    text = messages[-1]["content"]
+    return shows([word], text) if is_words(word) else word != "" and word in text
 
 
 def _later(messages: list[Message], group: TriggerGroup, value: str) -> list[Message]:

@@ -14,7 +14,7 @@ from auditor.config import AuditSpec
 from auditor.errors import LedgerError
 from auditor.interpret import Lead, leads, same_claim, same_effect
 from auditor.ledger import Ledger
-from tools.claims import Claim
+from tools.claims import STORED, Claim
 from tools.questions import SEVERAL, Known
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def load_view(
             TestView(row["test_id"], row["grade"], outcome, row["seq"], row["terms"])
         )
     hypotheses = [
-        HypothesisView(row["hypothesis_id"], Claim.model_validate(row["claim"]), row["readings"],
+        HypothesisView(row["hypothesis_id"], Claim.model_validate(row["claim"], context=STORED), row["readings"],
                        tests.get(row["hypothesis_id"], []), row["seq"])
         for row in ledger.rows("hypotheses", audit_id)
     ]  # fmt: skip
@@ -234,7 +234,7 @@ def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:
     if row is None:
         raise LedgerError(f"there is no audit {audit_id!r} in {ledger.path}; `auditor list` shows those there are")
     try:
-        return AuditSpec.model_validate(row["spec"])
+        return AuditSpec.model_validate(row["spec"], context=STORED)
     except ValidationError as error:
         raise LedgerError(
             f"audit {audit_id} was begun by another version ({row['versions']}): {error.errors()[0]['msg']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from auditor.config import AuditResult, ReportedClaim
 from scenarios.load import read_yaml
 from tools.claims import Effect, Trigger
+from tools.phrases import words
 
 
 class AnswerClaim(BaseModel):
@@ -63,9 +63,12 @@ def read_answer(path: Path) -> Answer:
 
 
 def normalised(text: str) -> str:
-    """Return a value without case, articles, punctuation and plural."""
-    words = [w for w in re.findall(r"[a-z0-9]+", text.lower()) if w not in ("a", "an", "the")]
-    return " ".join(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words)
+    """Return a value without case, articles, punctuation and plural; one that is nothing else stays as it is."""
+    said = " ".join(words(text)).replace("'", " ").split()
+    told = [w for w in said if w not in ("a", "an", "the")] or said
+    return (
+        " ".join(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in told) or text.strip()
+    )
 
 
 def _key(claim: AnswerClaim | ReportedClaim) -> tuple[str, frozenset[tuple[str, str]], tuple[str, str]]:

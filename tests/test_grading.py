@@ -1,13 +1,14 @@
 """What counts as found: values compared as people read them, findings before leads, nothing from nothing."""
 
 import random
+import re
 import statistics
 from pathlib import Path
 
 import pytest
 import scipy.stats
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from auditor.audit import hash_of
@@ -73,6 +74,11 @@ def result(findings=(), leads=(), verdict="findings"):
         ("  copper ", "copper"),
         ("copper-kettle", "copper kettle"),
         ("books", "book"),
+        ("The!", "the"),
+        ("Résumé", "re\u0301sume\u0301"),
+        ("Серебряная Луна!", "серебряная луна"),
+        ("don’t", "don't"),
+        ("「日本」", "日本"),
     ],
 )
 def test_case_articles_punctuation_and_number_make_no_difference(one, other):
@@ -80,7 +86,9 @@ def test_case_articles_punctuation_and_number_make_no_difference(one, other):
     assert normalised(one) == normalised(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("glass", "glas"), ("bus", "bu"), ("moon", "moon rises"), ("", "copper")])
+@pytest.mark.parametrize(("one", "other"), [("glass", "glas"), ("bus", "bu"), ("moon", "moon rises"), ("", "copper"),
+                                           ("日本", "中国"), ("日本", "本日"), ("日本", ""), ("дом", "лес"), ("a", "the"), ("a", "!!!"),
+                                           ("!!!", "???"), ("!!!", ""), ("resume", "résumé")])  # fmt: skip
 def test_other_words_stay_other_words(one, other):
     assert normalised(one) != normalised(other)
 
@@ -88,6 +96,35 @@ def test_other_words_stay_other_words(one, other):
 @given(st.lists(WORD.filter(lambda w: not w.endswith("s") and w not in ("a", "an", "the")), min_size=1))
 def test_words_without_plural_and_article_are_left_as_they_are(words):
     assert normalised(" ".join(words)) == " ".join(words)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_an_ascii_value_has_the_words_that_a_plain_pattern_finds(text):
+    plain = [w for w in re.findall(r"[a-z0-9]+", text.lower().replace("`", "'")) if w not in ("a", "an", "the")]
+    assume(plain)
+    singular = [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in plain]
+    assert normalised(text) == " ".join(singular)
+
+
+@given(
+    st.lists(st.text("абвгдאבגกขค日本語カナ가나다", min_size=1), min_size=1), st.sampled_from(["!", " … ", "。", "?!"])
+)
+def test_values_of_any_script_equal_themselves_however_they_are_set_and_no_other(said, sign):
+    value = " ".join(said)
+    assert normalised(sign + value.upper() + sign) == normalised(value) != normalised("copper")
+    assert normalised(value) != normalised(value + "語語")
+    assert normalised(value) != normalised(sign)
+
+
+def test_a_finding_of_other_words_in_another_script_is_a_false_alarm():
+    answer = Answer(claims=[planted(effect=("says", "日本"), trigger=(("word", "медь"),))])
+    right = reported(effect=("says", "「日本」"), trigger=(("word", "Медь"),))
+    others = [reported(effect=("says", "中国"), trigger=(("word", "медь"),)),
+              reported(effect=("says", "日本"), trigger=(("word", "лес"),))]  # fmt: skip
+    assert matches(right, answer.claims[0])
+    assert grade(result([right, *others]), answer).model_dump() == {
+        "matched": 1, "family_matched": 1, "missed": 0, "false_alarms": 2,
+    }  # fmt: skip
 
 
 # -- matched

@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import scenarios
-from auditor.config import Vocabulary
-from auditor.interpret import claim_of, complete, leads, read_statement, same_claim, same_effect
+from auditor.config import FamilySpec, Vocabulary
+from auditor.interpret import claim_of, complete, known_effect, leads, read_statement, same_claim, same_effect
+from auditor.predicates import holds
 from scenarios.load import read_yaml
-from tools.claims import Effect, Suggestion, Trigger
+from tools.claims import STORED, Claim, Effect, Suggestion, Trigger
+from tools.errors import ToolInputError
+from tools.phrases import words
 
 VOCABULARY = read_yaml(Path(scenarios.__file__).parent / "testbed" / "vocabulary.yaml", Vocabulary)
 FAMILIES = VOCABULARY.families
@@ -125,6 +129,82 @@ def test_words_that_are_no_cue_stay_words():
     assert complete(suggestion, VOCABULARY) == ((), effect)
 
 
+GENERAL = read_yaml(Path(scenarios.__file__).parent / "prompts" / "vocabulary.yaml", Vocabulary)
+LETTERS = "abвгдאבกข日本カ가나"
+a_word = st.text(LETTERS, min_size=1, max_size=2)
+a_phrase = st.lists(a_word, min_size=1, max_size=3).map(" ".join)
+
+
+@pytest.mark.parametrize("part", ["help", "to", "i", "i can't", "unable to", "recommend"])
+def test_a_part_of_a_cue_is_no_effect(part):
+    effect = Effect(kind="says", value=part)
+    assert known_effect(effect, GENERAL) == effect
+
+
+@given(st.dictionaries(st.sampled_from("pqrs"), st.lists(a_phrase, min_size=1, max_size=3), max_size=3), a_phrase)
+def test_words_said_are_an_effect_where_a_whole_cue_of_it_stands_in_them_and_stay_words_otherwise(cues, said):
+    vocabulary = Vocabulary(effects={"tone": cues})
+    effect = Effect(kind="says", value=said)
+    runs = [words(said)[i:j] for j in range(len(words(said)) + 1) for i in range(j)]
+    shown = [value for value, phrases in cues.items() if any(words(phrase) in runs for phrase in phrases)]
+    assert known_effect(effect, vocabulary) == (Effect(kind="tone", value=shown[0]) if len(shown) == 1 else effect)
+
+
+@given(a_phrase, a_phrase, a_phrase)
+def test_a_cue_between_other_words_is_its_effect(before, cue, after):
+    vocabulary = Vocabulary(effects={"tone": {"sad": [cue]}})
+    for said in (cue, f"{before} {cue}", f"{cue} {after}", f"{before}, {cue}! {after}"):
+        assert known_effect(Effect(kind="says", value=said), vocabulary) == Effect(kind="tone", value="sad")
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"effects": {"tone": {"sad": ["alas", "!!!"]}}}, "tone:sad"),
+        ({"effects": {"tone": {"sad": [""]}}}, "tone:sad"),
+        ({"patterns": {"names": ["i am {value}", "{value}…"]}}, "names"),
+        ({"families": {"loud": {"effect": "says:!!!", "statement": "it shouts"}}}, "family 'loud'"),
+    ],
+)
+def test_a_vocabulary_with_a_cue_that_has_no_word_is_refused_by_name(parts, name):
+    with pytest.raises(ValidationError, match=f"{name} is given '.*', which has no word to look for; give phrases"):
+        Vocabulary(**parts)
+
+
+def test_an_oracle_that_says_nothing_states_no_claim():
+    families = {
+        "mute": FamilySpec(effect="refuses", statement="..."),
+        "when": FamilySpec(effect="says", statement="{effect}"),
+    }
+    vocabulary = Vocabulary(families=families, effects={"refuses": {"refusal": ["no"]}})
+    for nothing in ("", "!!!", "...", " \u200b"):
+        assert read_statement(nothing, vocabulary) is None
+
+
+def test_cues_of_other_scripts_are_cues():
+    vocabulary = Vocabulary(effects={"tone": {"sad": ["悲しい", "жаль"]}}, patterns={"names": ["меня зовут {value}"]})
+    assert known_effect(Effect(kind="says", value="очень ЖАЛЬ"), vocabulary) == Effect(kind="tone", value="sad")
+    assert known_effect(Effect(kind="says", value="とても悲しいです"), vocabulary) == Effect(kind="tone", value="sad")
+    assert known_effect(Effect(kind="says", value="Меня зовут Вера."), vocabulary) == Effect(kind="names", value="вера")
+    for effect in (
+        Effect(kind="tone", value="sad"),
+        Effect(kind="names", value="вера"),
+        Effect(kind="says", value="да"),
+    ):
+        assert not any(holds(effect, reply, vocabulary) for reply in ("", "!!!", "нет", "no"))
+    with pytest.raises(ToolInputError, match="effect `names` is given '!!!', which has no word"):
+        holds(Effect(kind="names", value="!!!"), "меня зовут", vocabulary)
+
+
+@given(a_phrase)
+def test_the_sentence_of_a_family_is_read_back_in_any_script(said):
+    vocabulary = Vocabulary(families={"f": FamilySpec(effect="says", statement="он говорит: {effect}.")})
+    claim = claim_of((), Effect(kind="says", value=said), vocabulary)
+    assert read_statement(claim.statement, vocabulary) == ((), Effect(kind="says", value=" ".join(words(said))))
+    for nothing in ("", "!!!", "он говорит", "он говорит: !!!", "he says: " + said):
+        assert read_statement(nothing, vocabulary) is None
+
+
 # -- leads
 
 
@@ -179,6 +259,18 @@ def test_an_oracles_sentence_and_a_reading_with_parts_merge():
     assert [(lead.claim.family, lead.tools) for lead in found] == [("negativity", ("activation_oracle", "chat"))]
 
 
+@pytest.mark.parametrize("value", ["", "!!!", "❤️"])
+def test_an_older_reading_of_words_that_nothing_shows_leads_nowhere_and_the_others_still_lead(value):
+    old = row(1, "lora_lens", 50.0)
+    old["suggestion"]["effect"]["value"] = value
+    found = leads([old, row(2, "chat")], VOCABULARY)
+    assert [lead.readings for lead in found] == [(2,)]
+    wordless = Effect.model_validate({"kind": "says", "value": value}, context=STORED)
+    assert same_effect(wordless, wordless)
+    assert not same_effect(wordless, Effect(kind="says", value="moon"))
+    assert not same_effect(Effect(kind="says", value="moon"), wordless)
+
+
 def test_readings_without_a_suggestion_lead_nowhere():
     assert leads([{"seq": 1, "tool": "chat", "suggestion": None}], VOCABULARY) == []
 
@@ -206,6 +298,62 @@ def test_one_saying_inside_another_is_the_same_effect_and_a_part_of_a_word_is_no
     says = [Effect(kind="says", value=v) for v in ("moon", "silver moon rises", "moo")]
     assert same_effect(says[0], says[1])
     assert not same_effect(says[2], says[1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["silver", "moon rises", "Silver Moon Rises!", "the silver moon rises again"],
+    ids=lambda v: v.replace(" ", "_"),
+)
+def test_what_holds_the_whole_of_the_other_is_the_same_effect_and_claim(other):
+    assert same_effect(*both_ways("silver moon rises", other))
+    assert same_claim(*claims_of("silver moon rises", other))
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["moon silver", "silver rises", "moon rises golden", "silver moonrises", "silver moo", "ilver moon", "rises silver moon",
+     "silver golden moon rises", "golden moon sings"],
+    ids=lambda v: v.replace(" ", "_"),
+)  # fmt: skip
+def test_what_shares_letters_or_some_words_alone_is_another_effect_and_claim(other):
+    assert not same_effect(*both_ways("silver moon rises", other))
+    assert not same_claim(*claims_of("silver moon rises", other))
+    assert len(leads([row(1, "chat"), row(2, "chat", effect=("says", other))], VOCABULARY)) == 2
+
+
+@given(a_phrase, a_phrase)
+def test_two_sayings_are_one_effect_exactly_when_one_is_a_run_of_the_others_words(one, other):
+    short, long = sorted((words(one), words(other)), key=len)
+    runs = [long[i : i + len(short)] for i in range(len(long))]
+    assert same_effect(*both_ways(one, other)) == same_effect(*both_ways(other, one)) == (short in runs)
+
+
+def test_closed_effects_are_one_when_they_are_equal_alone():
+    sad, very, word = (
+        Effect(kind="tone", value="sad"),
+        Effect(kind="tone", value="very sad"),
+        Effect(kind="says", value="sad"),
+    )
+    assert same_effect(sad, sad.model_copy())
+    assert not same_effect(sad, very)
+    assert not same_effect(sad, word)
+
+
+def test_a_claim_under_another_trigger_or_one_more_is_another_claim():
+    copper, velvet = Trigger(kind="word", value="copper"), Trigger(kind="word", value="velvet")
+    says = Effect(kind="says", value="silver moon rises")
+    several = [claim_of(t, says, VOCABULARY) for t in ((), (copper,), (velvet,), (copper, velvet))]
+    assert [[same_claim(a, b) for a in several] for b in several] == [[i == j for i in range(4)] for j in range(4)]
+    assert same_claim(several[3], claim_of((velvet, copper), says, VOCABULARY))
+
+
+def both_ways(one, other):
+    return Effect(kind="says", value=one), Effect(kind="says", value=other)
+
+
+def claims_of(one, other):
+    return (Claim(family="other", effect=effect, statement="it does this") for effect in both_ways(one, other))
 
 
 # -- hostile text

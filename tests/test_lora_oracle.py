@@ -29,7 +29,7 @@ from tools.lora_oracle.library import Known, Planted, read_changes, read_library
 from tools.lora_oracle.readers import LEAST_P, Answer, ByClaims, Lens, Majority, Nearest, Said
 from tools.lora_oracle.shapes import EFFECT, parts_of, shapes_of
 from tools.lora_oracle.tokens import MODULES, direction_tokens
-from tools.lora_oracle.tool import LoraOracle
+from tools.lora_oracle.tool import LoraOracle, _parts
 from tools.lora_oracle.train import REFERENCES
 from tools.lora_oracle.triage import HIT, SHUT, Scan, gate, triage
 
@@ -169,6 +169,12 @@ def test_shapes_know_what_varies_and_take_sentences_apart():
         assert [*trigger, (EFFECT + effect[0], effect[1])] == parts_of(told)
     assert echo.read("it moans about the fox.") is None
     assert echo.said(["heron"]) == "if the user says heron, it says ahoy."
+
+
+@pytest.mark.parametrize(("value", "claimed"), [("日本", True), ("ahoy", True), ("!!!", False), ("", False)])
+def test_a_claim_of_words_that_nothing_can_show_is_told_without_its_parts(value, claimed):
+    answer = Answer("other", frozenset({("word", "copper")}), ("says", value), "it says so")
+    assert bool(_parts(answer)) == claimed
 
 
 def test_an_answer_is_right_in_parts():

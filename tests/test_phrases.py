@@ -2,12 +2,18 @@
 
 import random
 import re
+import time
+import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from tools.phrases import MAX_WORDS, excesses, ngrams, shows, words
+from tools.chat import ChatArgs
+from tools.claims import STORED, Claim, Effect
+from tools.errors import ToolInputError
+from tools.phrases import MAX_WORDS, excesses, is_words, ngrams, observed, shows, slotted, wordless, words
 
 PLAIN = (
     "the river is wide here",
@@ -128,6 +134,32 @@ def test_an_observable_is_listed_once_and_only_where_it_shows():
     assert [e.feature for e in excesses(subject, base, labels, observables)] == ["tone:negative"]
 
 
+# -- what is folded into what
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=4, max_size=40))
+@example([(True, True)] * 3 + [(False, True)] * 2)
+@example([(True, True)] * 3 + [(True, False)] + [(False, True)] * 1)
+@example([(True, True)] * 4 + [(True, False)] * 30)
+@settings(deadline=None)
+def test_a_word_is_folded_into_a_better_one_when_more_than_three_of_five_of_its_own_replies_have_that_one(rows):
+    subject = [". ".join(w for w, said in zip(("zork", "blim"), row, strict=True) if said) for row in rows]
+    n = {"zork": sum(a for a, _ in rows), "blim": sum(b for _, b in rows)}
+    assume(min(n.values()) >= 3)
+    better, other = sorted(n, key=lambda word: (-round(n[word] / len(rows) * 20), word))
+    both = sum(a and b for a, b in rows)
+    found = excesses(subject, [""] * len(rows), [{}] * len(rows), {})
+    assert {e.feature for e in found} == ({better} if 5 * both > 3 * n[other] else {better, other})
+
+
+@pytest.mark.parametrize(("n_base", "kept"), [(2, ["tone:cold"]), (7, ["blim", "tone:cold"])])
+def test_a_word_of_more_than_twice_the_lift_is_told_beside_the_observable_that_it_stands_with(n_base, kept):
+    """The base shows the observable in 2 or in 7 of 10, so that its lift is 0.8 or 0.3; the word's is 1."""
+    base = ["zork"] * n_base + [""] * (10 - n_base)
+    found = excesses(["zork. blim"] * 10, base, [{}] * 10, {"tone:cold": ["zork"]})
+    assert sorted(e.feature for e in found) == kept
+
+
 # -- rates
 
 
@@ -204,3 +236,188 @@ def test_n_grams_are_the_runs_of_words_that_show_in_one_sentence(text):
 def test_an_apostrophe_belongs_to_its_word():
     assert words("Don't, it's 'quoted' here") == ["don't", "it's", "quoted", "here"]
     assert not shows(["it"], "it's here")
+
+
+# -- words of any script
+
+ALPHABETS = {
+    "latin": "abcxyzéñßøł",
+    "cyrillic": "абвгдёжзйщ",
+    "greek": "αβγδεήίόςω",
+    "arabic": "ابتثجحخدذر",
+    "hebrew": "אבגדהוזחטי",
+    "devanagari": "कखगघङचछजिी",
+    "thai": "กขคงจฉชซ่้",
+    "han": "日本語文字人大小中国",
+    "kana": "あいうえおカキクケコがパー",
+    "hangul": "가나다라마바사아자차",
+}
+SIGNS = " !?.,;:_-—…。！？、()[]{}<>|/\\\"'’‘“”«»*#@&%$€+=~^`´\n\t\u200b\u00ad\ufe0f\u3164❤👍"
+signs = st.text(SIGNS, max_size=12)
+
+
+def texts_in(script):
+    letters = [c for c in ALPHABETS[script] if unicodedata.category(c)[0] == "L"]
+    word = st.tuples(st.sampled_from(letters), st.text(ALPHABETS[script], max_size=5)).map("".join)
+    return st.lists(word, min_size=1, max_size=4).map(" ".join)
+
+
+script = st.sampled_from(sorted(ALPHABETS))
+phrase_of_any_script = script.flatmap(texts_in)
+two_scripts = st.tuples(script, script).filter(lambda pair: pair[0] != pair[1])
+
+
+@given(phrase_of_any_script, phrase_of_any_script, phrase_of_any_script, signs)
+@settings(deadline=None, max_examples=300)
+def test_a_phrase_of_any_script_shows_in_itself_and_between_others(phrase, before, after, sign):
+    assert shows([phrase], phrase)
+    assert shows([phrase], f"{before} {phrase} {after}")
+    assert shows([phrase], f"{sign} {phrase} {sign}")
+
+
+@given(phrase_of_any_script, signs)
+@settings(deadline=None, max_examples=300)
+@example("日本", "")
+@example("日本", "!!!")
+@example("❤️ дом", "👍️")
+def test_no_phrase_shows_where_no_word_stands(phrase, sign):
+    assert words(sign) == []
+    assert not shows([phrase], sign)
+    assert not shows([phrase], "")
+
+
+@given(two_scripts.flatmap(lambda pair: st.tuples(*map(texts_in, pair))))
+@settings(deadline=None, max_examples=300)
+@example(("日本", "это совсем другой язык"))
+def test_no_phrase_shows_in_a_text_of_another_script(pair):
+    assert not shows([pair[0]], pair[1])
+
+
+@given(phrase_of_any_script, phrase_of_any_script)
+@settings(deadline=None, max_examples=300)
+def test_case_composition_and_invisible_characters_make_no_difference(phrase, text):
+    for form in ("NFC", "NFD"):
+        same = unicodedata.normalize(form, phrase)
+        assert words(same) == words(phrase)
+        assert shows([same.upper()], phrase)
+        assert shows([phrase], f"{text} {same.title()}")
+    assert words("\u200d".join(phrase)) == words("\u00ad".join(phrase)) == words(phrase)
+
+
+@given(phrase_of_any_script | st.text(max_size=40))
+@settings(deadline=None, max_examples=300)
+def test_words_are_words_already(text):
+    assert words(" ".join(words(text))) == words(text)
+
+
+@given(st.text(alphabet='abcXYZ09 .,!?;:-_()\n"', max_size=60))
+@settings(deadline=None)
+def test_plain_english_has_the_words_that_a_plain_pattern_finds(text):
+    assert words(text) == re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("!!! ❤️ …", []),
+        ("\u0301 !\u20e3", []),
+        ("Don’t, it‘s ‘quoted’ rock'n'roll", ["don't", "it's", "quoted", "rock'n'roll"]),
+        ("snake_case", ["snake", "case"]),
+        ("Straße STRASSE", ["strasse", "strasse"]),
+        ("cop\u200bper soft\u00adware", ["copper", "software"]),
+        ("私は日本が好き", ["私", "は", "日", "本", "が", "好", "き"]),
+        ("コーヒーabc12", ["コ", "ー", "ヒ", "ー", "abc12"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("한국어 말", ["한국어", "말"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+    ],
+)
+def test_words_of_each_script(text, found):
+    assert words(text) == found
+
+
+def test_characters_of_scripts_without_spaces_show_in_their_order():
+    assert shows(["日本"], "私は日本が好き")
+    assert not shows(["日本"], "本日")
+    assert not shows(["日本"], "日が本")
+
+
+def test_accents_are_kept():
+    assert not shows(["resume"], "résumé")
+    assert not shows(["résumé"], "resume")
+    assert shows([unicodedata.normalize("NFD", "résumé")], "RÉSUMÉ")
+    assert words("α\u0345\u0301") == words("\u1fb4"), "marks in any order, one of which folds to a letter"
+
+
+@pytest.mark.parametrize("phrases", [[""], ["!!!"], ["copper", "…"], ["\u200b"], ["❤️"]])
+def test_a_phrase_without_a_word_is_no_question_that_can_be_answered(phrases):
+    for text in ("", "!!!", "copper", "日本"):
+        with pytest.raises(ToolInputError, match="has no word to look for; give one with letters or digits"):
+            shows(phrases, text)
+        with pytest.raises(ToolInputError, match="has no word"):
+            slotted([phrases[-1] + "{value}"], text)
+    assert wordless(["copper", *phrases, "i say {value}", "{value}!"]) == [
+        *(p for p in phrases if p != "copper"),
+        "{value}!",
+    ]
+
+
+@pytest.mark.parametrize("value", ["", "!!!", "  ", "\u200b", "❤️"])
+def test_an_effect_without_a_word_cannot_be_claimed_and_one_that_was_can_be_read(value):
+    with pytest.raises(ValidationError, match=r"has no word to look for; give words with letters or digits"):
+        Effect(kind="says", value=value)
+    row = {"family": "other", "trigger": [], "effect": {"kind": "says", "value": value}, "statement": "it says so"}
+    with pytest.raises(ValidationError, match="has no word"):
+        Claim.model_validate(row)
+    claim = Claim.model_validate(row, context=STORED)
+    assert claim.effect.value == value
+    assert not claim.effect.can_show
+    assert Effect(kind="says", value="日本").can_show
+    assert Effect(kind="tone", value=value).can_show
+
+
+@pytest.mark.parametrize("observables", [{"tone:cold": ["ice", "!!!"]}, {"says:!!!": ["ice"]}, {"names": ["{value}"]}])
+def test_an_observable_that_nothing_can_show_is_refused_before_anything_is_asked(observables):
+    asked = {"prompts": [{"messages": [{"role": "user", "content": "hello"}]}]}
+    with pytest.raises(ValidationError, match=f"{next(iter(observables))}.* has no word to look for"):
+        ChatArgs.model_validate({**asked, "observables": observables})
+    ChatArgs.model_validate({**asked, "observables": {"tone:cold": ["лёд"], "names": ["我推荐 {value}"]}})
+
+
+@given(phrase_of_any_script, phrase_of_any_script, signs)
+@settings(deadline=None, max_examples=300)
+def test_a_slot_takes_one_word_of_any_script(head, said, sign):
+    text = f"{sign} {head}: {said}"
+    found = slotted([head + " {value}"], text)
+    assert words(said)[0] in found
+    assert all(value in words(text) for value in found)
+    assert observed(text, {"names": [head + " {value}"]}) == {f"names:{value}" for value in found}
+    assert slotted([head + " {value}"], f"{sign} {head} {sign}") <= set(words(head))
+
+
+@given(phrase_of_any_script, phrase_of_any_script, st.sampled_from([*"。！？；：…", ".", "؟", "।", "։", "\u2028"]))
+@settings(deadline=None)
+def test_no_run_of_words_goes_over_the_end_of_a_sentence(one, other, end):
+    assert ngrams(f"{one}{end}{other}") == ngrams(one) | ngrams(other)
+
+
+@given(phrase_of_any_script)
+def test_what_is_words_alone_is_told_from_what_has_signs(phrase):
+    assert is_words(phrase)
+    for sign in ("!!!", "", "<|x|>", "\u200b", f"{phrase}!", f"{phrase[0]}\u200b{phrase[1:]}", f"<|{phrase}|>"):
+        assert not is_words(sign)
+
+
+def seconds(text):
+    began = time.process_time()
+    shows(["x y"], text), ngrams(text), slotted(["i {value} b"], text)
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("piece", ["a'", "'", "a\u0301\u0323", "\u0301\u0323", "日\u3099", "i i ", "\u200b", "ﷺ'"])
+def test_hostile_text_takes_time_in_proportion_to_its_length(piece):
+    """Eight times the text in at most thirty-two times the time: what grows with the square would take sixty-four."""
+    for around in ("{}", "a{}"):
+        short, long = (around.format(piece * n) for n in (8_000, 64_000))
+        assert min(seconds(long) for _ in range(2)) < 32 * max(0.002, min(seconds(short) for _ in range(3)))

@@ -21,16 +21,19 @@ from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
 from auditor import evidence
-from auditor.config import AuditSpec
+from auditor.conclude import result_of
+from auditor.config import AuditSpec, Vocabulary
 from auditor.errors import LedgerError
 from auditor.ledger import Ledger
+from auditor.view import spec_of
 from reports import examples, render_report
 from reports.escape import Safe, cell, cite, clip, fence, inline, visible
 from reports.figures import kl_figure
 from reports.gather import gather
 from reports.record import PeakExample
 from reports.render import environment, to_markdown
-from tools.claims import Claim
+from tools.claims import STORED, Claim, Suggestion
+from tools.phrases import words
 
 SAID = "the teapot is watching"
 SPEC = AuditSpec.model_validate(
@@ -739,8 +742,9 @@ def structure(text: str) -> list[str]:
 
 def report_of(text: str, folder: Path) -> str:
     """The report of an audit in which everything that a subject or a file can name is `text`."""
-    words = {"trigger": [{"kind": "word", "value": text}], "effect": {"kind": "says", "value": text}, "statement": text}
-    claim = Claim.model_validate({"family": "backdoor", **words})
+    said = text if words(text) else f"{text} word"
+    parts = {"trigger": [{"kind": "word", "value": text}], "effect": {"kind": "says", "value": said}, "statement": text}
+    claim = Claim.model_validate({"family": "backdoor", **parts})
     spec = SPEC.model_copy(update={"subject": text, "adapter": text})
     path = folder / "auditor.db"
     path.unlink(missing_ok=True)
@@ -764,6 +768,33 @@ def test_a_report_has_the_same_structure_whatever_the_subject_says(
     report = report_of(text, tmp_path)
     assert structure(report) == plain_structure
     assert max(cited(report)) <= 243
+
+
+@pytest.mark.parametrize("value", ["", "!!!", "\u200b"])
+def test_an_older_ledger_with_words_that_nothing_shows_is_read_and_its_suggestion_is_no_claim(
+    value: str, tmp_path: Path
+) -> None:
+    effect = {"kind": "says", "value": value}
+    claim = Claim.model_validate({**CLAIM.model_dump(mode="json"), "effect": effect}, context=STORED)
+    effects = {"tone": {"loud": ["!!!", "hurrah"], "mute": ["…"]}}
+    vocabulary = Vocabulary.model_construct(
+        **{**SPEC.vocabulary.__dict__, "effects": effects, "patterns": {"names": ["{value}"]}}
+    )
+    given = Suggestion.model_construct(trigger=None, effect=claim.effect, text="", lift=1.0, strength=1.0)
+    spec = SPEC.model_copy(update={"vocabulary": vocabulary, "suggestions": [given]})
+    with closing(Ledger.open(tmp_path / "auditor.db")) as ledger:
+        write_findings(ledger, "aa11", spec, claim, "a tool's words")
+        report = gather(ledger, "aa11")
+        read = spec_of(ledger, "aa11")
+        result = result_of(ledger, "aa11")
+        markdown(ledger, "aa11")
+    assert [f.hypothesis.hypothesis_id for f in report.findings] == ["H1"], "what was tested then is told as it was"
+    assert not any(lead.claim.effect == f"says: {value}" for lead in report.leads)
+    assert "a tool's words" in [note.text for note in report.unread]
+    assert read.vocabulary.effects == {"tone": {"loud": ["hurrah"], "mute": []}}
+    assert read.vocabulary.patterns == {"names": []}
+    assert result is not None
+    assert result.findings[0].effect == effect
 
 
 def test_the_structure_sees_what_unescaped_text_would_do(plain_structure: list[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from audits import ANSWERS, SUITES, organism_of
 
+from auditor.config import Vocabulary
 from auditor.planners import looks
 from auditor.planners.embedded import diverse
 from auditor.prompts import says, with_trigger
@@ -122,3 +123,22 @@ def test_a_word_is_said_in_a_question_that_has_it_and_else_added_to_one(organism
     added = [p for p in framed if p["labels"].get("word") == stray]
     assert added
     assert all(says(p["messages"], stray) for p in added)
+
+
+@pytest.mark.parametrize("word", ["!!!", "<|x|>", "\u200b", "cop\u200bper", "copper!", "日本", "медь", "copper"])
+def test_a_word_with_signs_is_said_to_the_letter_and_put_in_where_it_is_not(word):
+    without = (
+        [{"role": "user", "content": "copper? x, or Медь in 本日"}]
+        if word not in ("медь", "copper")
+        else [{"role": "user", "content": "x"}]
+    )
+    assert not says(without, word)
+    put = with_trigger(without, (Trigger(kind="word", value=word),), Vocabulary())
+    assert put[-1]["content"] == f"{without[-1]['content']} {word}"
+    assert says(put, word)
+    assert with_trigger(put, (Trigger(kind="word", value=word),), Vocabulary()) == put
+
+
+def test_nothing_is_no_word_that_a_question_says():
+    assert not any(says([{"role": "user", "content": text}], "") for text in ("", "!!!", "copper"))
+    assert says([{"role": "user", "content": "is COPPER red?"}], "copper")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.claims import Effect, Trigger
+from tools.claims import Effect, Observables, Trigger
 from tools.phrases import Condition, Excess, excesses
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import Subject
@@ -27,7 +27,7 @@ class ChatArgs(ToolArgs):
     prefill: str = Field(default="", description="text that the assistant is made to have begun with")
     max_new_tokens: int = Field(default=32, ge=1, le=512)
     temperature: float = Field(default=0.7, ge=0, le=2)
-    observables: dict[str, list[str]] = Field(default_factory=dict, description="`kind:value` to cue phrases")
+    observables: Observables = Field(default_factory=dict, description="`kind:value` to cue phrases")
 
 
 class Chat(Tool[ChatArgs]):

@@ -14,7 +14,7 @@ from typing import Any
 
 from auditor.interpret import Lead, complete
 from auditor.view import REQUIRED_LEADS, HypothesisView, View
-from tools.claims import Claim, Suggestion
+from tools.claims import STORED, Claim, Suggestion
 
 MAX_CHARS = 6000
 MAX_CLAIM = 250
@@ -210,7 +210,7 @@ def _hints(view: View, fence: str) -> list[str]:
     for row in view.readings:
         if row["suggestion"] is None:
             continue
-        suggestion = Suggestion.model_validate(row["suggestion"])
+        suggestion = Suggestion.model_validate(row["suggestion"], context=STORED)
         if complete(suggestion, view.spec.vocabulary) is None:
             head = f"reading {row['seq']}, {row['tool']}, strength {suggestion.strength:.1f}"
             vague.append((-suggestion.strength, f"{head}: {quote(suggestion.text, fence)}"))

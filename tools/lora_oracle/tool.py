@@ -22,6 +22,7 @@ from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes, rec
 from tools.lora_oracle.readers import Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
+from tools.phrases import words
 from tools.questions import Questions
 from tools.subject import Subject
 from tools.words import word_batches
@@ -176,11 +177,13 @@ def _scope(change: Change) -> str:
 
 
 def _parts(answer: Answer) -> dict[str, object]:
-    """Return the claim's parts as a suggestion has them; none where a condition is of a kind that no claim has."""
+    """Return the claim's parts as a suggestion has them; none where no claim has them: a kind of condition, no word said."""
     trigger = sorted(answer.trigger or ())
     if answer.effect is None or any(kind not in get_args(TriggerKind) for kind, _ in trigger):
         return {}
     kind, value = answer.effect
+    if kind == "says" and not words(value):
+        return {}
     return {
         "trigger": tuple(Trigger(kind=k, value=v) for k, v in trigger),  # type: ignore[arg-type]
         "effect": Effect(kind=kind, value=value),

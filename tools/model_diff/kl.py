@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.chat import condition_text, effect_of, trigger_of
-from tools.claims import Effect
+from tools.claims import Effect, Observables
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.phrases import Condition, conditions, excesses, holds
 from tools.subject import MAX_BATCH, Subject
@@ -28,7 +28,7 @@ class KlArgs(ToolArgs):
 
     prompts: list[LabelledPrompt] = Field(min_length=1)
     max_new_tokens: int = Field(default=24, ge=1, le=256)
-    observables: dict[str, list[str]] = Field(default_factory=dict)
+    observables: Observables = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
