@@ -172,6 +172,18 @@ def test_a_larger_vocabulary_or_cache_leaves_fewer_rows_and_a_small_model_has_al
     assert subject.rows_that_fit(10**9) == 1, "one row is always read"
 
 
+@pytest.mark.parametrize(("dtype", "in_one_piece"), [("bfloat16", True), ("float16", True), ("float32", False)])
+def test_in_half_precision_the_head_is_not_copied_for_every_row(base_folder, lora_folder, dtype, in_one_piece):
+    """PyTorch copies it where the head's input is a slice; float32 needs no copy and is left as published code has it."""
+    subject = load_subject(str(base_folder), str(lora_folder), dtype=dtype)
+    seen = []
+    subject.model.get_output_embeddings().register_forward_pre_hook(lambda m, i: seen.append(i[0].is_contiguous()))
+    subject.logits(subject.encode(tiny.TEXTS), "subject", 3)
+    subject.generate(tiny.TEXTS, "base", range(3), 4)
+    assert all(seen) == in_one_piece
+    assert len(seen) >= 2
+
+
 class Shelf:
     """Keeps batches in memory, and stops the call where it is told to."""
 
