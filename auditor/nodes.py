@@ -12,8 +12,10 @@ from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import View
+from tools import rounding
 from tools.claims import STORED
 from tools.errors import AuditorError
+from tools.subject import Subject
 
 
 class Progress(Protocol):
@@ -27,7 +29,8 @@ class Progress(Protocol):
 def check(desk: Desk) -> bool:
     """Record what was found on loading, and return whether the subject can be audited at all.
 
-    An adapter that changes no logit on sixteen prompts leaves nothing to audit.
+    An adapter that changes no logit on sixteen prompts leaves nothing to audit, nor does a fine-tune whose weights
+    are the base's, or differ from them by rounding alone.
     """
     for i, note in enumerate(desk.subject.notes):
         desk.event("subject_note", {"text": note}, key=str(i))
@@ -39,6 +42,10 @@ def check(desk: Desk) -> bool:
     done = desk.ledger.find("events", desk.audit_id, kind="subject_checked", key="check")
     if done is not None:
         return done["body"]["changed"] is not False
+    alike = "" if desk.subject.tuned is None else why_alike(desk.subject)
+    if alike:
+        desk.event("subject_checked", {"changed": False, "text": alike}, key="check")
+        return False
     texts = [desk.subject.render(p.messages) for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
     tokens = desk.subject.encode(texts).n_tokens
     try:
@@ -47,12 +54,24 @@ def check(desk: Desk) -> bool:
         desk.event("subject_checked", {"changed": None, "text": f"not checked for any change: {error}"}, key="check")
         return True
     changed = desk.subject.changes_anything(texts)
-    text = "the subject differs from its base" if changed else "the adapter changes no logit on any prompt tried"
+    changes = "the adapter changes" if desk.subject.tuned is None else "the subject's weights change"
+    text = "the subject differs from its base" if changed else f"{changes} no logit on any prompt tried"
     desk.ledger.append_many(desk.audit_id, [
         desk.budget.settled_row(reservation, reservation.tokens, 0.0),
         ("events", {"kind": "subject_checked", "key": "check", "body": {"changed": changed, "text": text}}),
     ])  # fmt: skip
     return changed
+
+
+def why_alike(subject: Subject) -> str:
+    """Return why a full fine-tune is none: its weights are the base's, but for rounding; an empty text where they changed."""
+    kind = str(subject.model.dtype).removeprefix("torch.")
+    return {
+        "same": f"the subject's weights are the base's, as they stand in {kind}",
+        "rounding": "the subject differs from its base by rounding only: it is the base cast to another format, or an adapter "
+        "was merged into it and taken out again",
+        "changed": "",
+    }[rounding.difference(rounding.pairs(subject.model, subject.tuned))]
 
 
 def survey(desk: Desk, planner: Planner, progress: Progress) -> None:

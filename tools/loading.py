@@ -130,7 +130,19 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
     except RuntimeError as error:
         raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
     model.requires_grad_(False)
+    head = model.get_output_embeddings()
+    if head is not None and dtype != torch.float32:
+        head.register_forward_pre_hook(_in_one_piece)
     return model.eval()
+
+
+def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the head's input laid out in one piece.
+
+    Of some positions' residual stream alone PyTorch makes a batched product, for which it copies the
+    head once a row in half precision on a CPU: 57 MB a row at a vocabulary of 49,152 and a width of 576.
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

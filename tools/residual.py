@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tools.errors import ToolInputError
-from tools.subject import Encoded, Subject
+from tools.subject import Encoded, Subject, lean
 
 RESIDUAL_READERS = (
     "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate_up_proj", "qkv_proj", "query_key_value", "c_attn", "c_fc", "fc1",
@@ -146,7 +146,7 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
             if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in RESIDUAL_READERS
         ]
         try:
-            model(**subject.inputs(batch))
+            model(**subject.inputs(batch), **lean(model, 1))
         finally:
             for handle in handles:
                 handle.remove()

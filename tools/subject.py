@@ -8,6 +8,7 @@ A full fine-tune is a second model behind the same `channel` interface (`whole`)
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ from tools.sampling import SeededNoise
 
 Message = dict[str, str]
 MAX_BATCH = 64
+ROOM = 256 * 2**20
+"""Bytes that the logits and the cache of one batch may take, where half of the weights' own size is not more."""
+NOISE_COPIES = 6
+"""Float32 copies of one position's logits that drawing a token takes, see `SeededNoise`."""
 PINNED_DATE = date(2024, 7, 26)
 """The day that chat templates are told it is; the one that Llama 3's own template falls back on."""
 
@@ -45,6 +50,11 @@ class Encoded:
     def n_tokens(self) -> int:
         """Return the number of non-padding tokens."""
         return int(self.mask.sum())
+
+    def parts(self, n_rows: int) -> Iterator[Encoded]:
+        """Return the batch in parts of so many rows, padded as they are."""
+        for start in range(0, len(self.ids), n_rows):
+            yield Encoded(self.ids[start : start + n_rows], self.mask[start : start + n_rows])
 
 
 @dataclass
@@ -97,6 +107,24 @@ class Subject:
     def text_config(self) -> Any:
         """Return the configuration of the language model, inside a multimodal wrapper too."""
         return self.model.config.get_text_config()
+
+    def rows_that_fit(self, n_logits: int, n_cached: int = 0) -> int:
+        """Return how many rows one batch may have, from 1 to `MAX_BATCH`, so that it stays within its room in memory.
+
+        The room is `ROOM`, or half of what the weights take where that is more: who holds a large model has more of it.
+
+        Args:
+            n_logits: At how many positions of a row there are float32 logits at once.
+            n_cached: How many positions of a row are in the cache of keys and values.
+        """
+        config = self.text_config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or self.d_model // config.num_attention_heads
+        cached = 2 * self.n_layers * heads * width * self.model.dtype.itemsize
+        weights = sum(p.nbytes for name, p in self.model.named_parameters() if ".lora_" not in name)
+        row = n_logits * config.vocab_size * torch.float32.itemsize + n_cached * cached
+        fit: int = max(ROOM, weights // 2) // row
+        return min(MAX_BATCH, max(1, fit))
 
     @property
     def device(self) -> torch.device:
@@ -274,9 +302,11 @@ class Subject:
         place in it, and two channels given the same seeds share their noise.
         """
         replies, tokens = [], 0
+        longest = max((len(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts), default=0)
+        n_rows = self.rows_that_fit(NOISE_COPIES, longest + max_new_tokens)
         with self.channel(channel):
-            for start in range(0, len(texts), MAX_BATCH):
-                part, drawn = list(texts[start : start + MAX_BATCH]), list(seeds[start : start + MAX_BATCH])
+            for start in range(0, len(texts), n_rows):
+                part, drawn = list(texts[start : start + n_rows]), list(seeds[start : start + n_rows])
                 batch = self.encode(part)
                 asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature}\n{part}"
                 key = "generate/" + hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
@@ -326,16 +356,30 @@ class Subject:
         return ids or ([own] if own is not None else [])
 
     @torch.no_grad()
-    def logits(self, batch: Encoded, channel: str) -> Float[Tensor, "batch pos d_vocab"]:
-        """Return the next-token logits of one forward pass through the channel's weights."""
+    def logits(self, batch: Encoded, channel: str, last: int | None = None) -> Float[Tensor, "batch kept d_vocab"]:
+        """Return the next-token logits of one forward pass through the channel's weights.
+
+        Args:
+            batch: Left-padded, so that its last positions are the texts' own.
+            channel: Whose weights answer.
+            last: At how many positions from the end; without a number, at all of them.
+        """
         with self.channel(channel) as model:
-            out: Tensor = model(**self.inputs(batch)).logits
-        return out.float()
+            out: Tensor = model(**self.inputs(batch), **lean(model, last)).logits
+        return (out if last is None else out[:, -last:]).float()
 
     def changes_anything(self, texts: Sequence[str]) -> bool:
-        """Return whether subject and base differ in any logit on these prompts."""
+        """Return whether subject and base differ in any logit on these prompts; the first rows that do are the last read."""
         batch = self.encode(texts)
-        return not torch.equal(self.logits(batch, "subject"), self.logits(batch, "base"))
+        parts = batch.parts(self.rows_that_fit(2 * batch.ids.shape[1]))
+        return any(not torch.equal(self.logits(part, "subject"), self.logits(part, "base")) for part in parts)
+
+
+def lean(model: Any, last: int | None = None) -> dict[str, Any]:
+    """Return what keeps one forward pass small: no cache, and logits at the last positions alone, where the model can."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    wanted: dict[str, Any] = {"use_cache": False} | ({} if last is None else {"logits_to_keep": last})
+    return {name: value for name, value in wanted.items() if name in inspect.signature(plain.forward).parameters}
 
 
 def _copy_config(config: Any) -> LoraConfig:

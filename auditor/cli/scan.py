@@ -99,4 +99,6 @@ def _line(row: dict[str, Any]) -> str:
         return f"{p}, {row['claims'][0]['statement'] if row['claims'] else 'no claim'}"[:200]
     if row["words"] and row["words"]["top"]:
         return "reads " + ", ".join(word for word, _ in row["words"]["top"][:3])
-    return f"{len(row['drift']['modules'])} modules changed" if row["drift"] else "nothing could be read"
+    if row["drift"]:
+        return f"{len(row['drift']['modules'])} modules changed"
+    return "; ".join(row["readings"])[:200] if row["outcome"] == "invalid" else "nothing could be read"

@@ -14,10 +14,16 @@ from tools.lora_oracle.adapter import WeightDelta
 from tools.lora_oracle.delta import DENSE_RANK, truncated
 from tools.lora_oracle.realign import realign
 from tools.lora_oracle.weights import Tensors
+from tools.rounding import Difference, difference
 
 PLAUSIBLE_RATIO = 0.5
 """A change larger than this share of the base's own norm is no fine-tune of it as it stands."""
 NOISE = 1e-6
+ALIKE: dict[Difference, str] = {
+    "same": "the weights are the base's",
+    "rounding": "differs by rounding only: the base cast to another format, or an adapter merged into it and taken out again",
+}
+"""What is said of a checkpoint that is no fine-tune of its base."""
 
 
 def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> WeightDelta:
@@ -25,7 +31,8 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
 
     Changed vectors (norms, biases) have no directions and are listed as unsupported with their
     relative norm. `ratio` says how large the change is: an implausible one may be the work of a
-    symmetry of the architecture, see `read_change`.
+    symmetry of the architecture, see `read_change`. One that differs from the base by rounding only
+    changes nothing, and a reading says so.
 
     Raises:
         ModelLoadError: a tensor of the base is missing or of another shape.
@@ -36,14 +43,19 @@ def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> Weight
         raise ModelLoadError(
             f"{folder} is no fine-tune of this base: it lacks {len(missing)} tensors, first {missing[0]}"
         )
-    found.unsupported |= tensors.not_loaded
-    found.unsupported |= {name: "a tensor that the base does not have" for name in tensors if name not in base}
-    before_norm = after_norm = 0.0
-    for name in tqdm(sorted(base), disable=None, desc="tensors"):
+    for name in sorted(base):
         if tensors.shape(name) != base.shape(name):
             raise ModelLoadError(
                 f"{folder} is no fine-tune of this base: {name} is {list(tensors.shape(name))}, the base's {list(base.shape(name))}"
             )
+    found.unsupported |= tensors.not_loaded
+    found.unsupported |= {name: "a tensor that the base does not have" for name in tensors if name not in base}
+    how = difference((name, base.read(name), tensors.read(name)) for name in sorted(base))
+    if how != "changed":
+        found.readings.append(ALIKE[how])
+        return found
+    before_norm = after_norm = 0.0
+    for name in tqdm(sorted(base), disable=None, desc="tensors"):
         before, after = base.read(name).double(), tensors.read(name).double()
         before_norm += float(before.square().sum())
         if torch.equal(before, after):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from tools.chat import condition_text, effect_of, trigger_of
 from tools.claims import Effect, Observables
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.phrases import Condition, conditions, excesses, holds
-from tools.subject import MAX_BATCH, Subject
+from tools.subject import Encoded, Subject
 
 THRESHOLD_NATS = 1.0
 NULL_SEEDS = (1, 2)
@@ -88,14 +89,14 @@ class ModelDiff(Tool[KlArgs]):
         prompts = [subject.render(p.messages) for p in args.prompts]
         replies, spent = subject.generate(prompts, "base", [0] * len(prompts), args.max_new_tokens, temperature=0.0)
         tokens = {"base": spent, "subject": 0}
-        scored = self._score(subject, prompts, replies, "subject", tokens)
+        scored = self._score(subject, prompts, replies, "subject", tokens, "subject")
         peaks = torch.tensor([max(s.kl_nats) for s in scored])
         null_peaks = []
         for null_seed in NULL_SEEDS:
             subject.add_null(RANDOM_DELTA, seed * 101 + null_seed)
-            null_peaks.append(
-                torch.tensor([max(s.kl_nats) for s in self._score(subject, prompts, replies, RANDOM_DELTA, tokens)])
-            )
+            key = f"{RANDOM_DELTA}_{null_seed}"
+            null = self._score(subject, prompts, replies, RANDOM_DELTA, tokens, key)
+            null_peaks.append(torch.tensor([max(s.kl_nats) for s in null]))
         condition, value, controls = explain(peaks, null_peaks, args.prompts)
         chosen = [i for i, p in enumerate(args.prompts) if holds(condition, p.labels)]
         effect, said = self._continue(subject, [scored[i] for i in chosen], args, tokens)
@@ -128,29 +129,36 @@ class ModelDiff(Tool[KlArgs]):
         ]  # fmt: skip
 
     def _score(
-        self, subject: Subject, prompts: list[str], replies: list[str], channel: str, tokens: Tokens
+        self, subject: Subject, prompts: list[str], replies: list[str], channel: str, tokens: Tokens, key: str
     ) -> list[Scored]:
-        """Return each reply scored under the channel against the base, counting the forward tokens."""
+        """Return each reply scored under the channel against the base, counting the forward tokens; `key` names the batches."""
         scored: list[Scored] = []
         end = subject.tokenizer.eos_token or ""
-        for start in range(0, len(prompts), MAX_BATCH):
-            heads, tails = prompts[start : start + MAX_BATCH], replies[start : start + MAX_BATCH]
-            batch = subject.encode([h + t + end for h, t in zip(heads, tails, strict=True)])
-            p, q = subject.logits(batch, channel), subject.logits(batch, "base")
-            kl, best = token_kl(p, q), most_gained(p, q)
-            tokens["subject" if channel == "subject" else "base"] += batch.n_tokens
-            tokens["base"] += batch.n_tokens
-            for i, head in enumerate(heads):
-                width = batch.ids.shape[1]
-                n_reply = int(batch.mask[i].sum()) - len(subject.tokenizer.encode(head, add_special_tokens=False))
-                where = range(width - 1 - n_reply, width - 1)
+        texts = [prompt + reply + end for prompt, reply in zip(prompts, replies, strict=True)]
+        whole, heads = (
+            [len(subject.tokenizer.encode(t, add_special_tokens=False)) for t in part] for part in (texts, prompts)
+        )
+        n_reply = [n - head for n, head in zip(whole, heads, strict=True)]
+        n_rows = subject.rows_that_fit(2 * (max(n_reply) + 1))
+        for start in range(0, len(texts), n_rows):
+            rows = range(start, min(start + n_rows, len(texts)))
+            batch = subject.encode([texts[i] for i in rows])
+            cost = {"subject": 0, "base": batch.n_tokens}
+            cost["subject" if channel == "subject" else "base"] += batch.n_tokens
+            n = max(n_reply[i] for i in rows)
+            seen = subject.once(f"score/{key}/{start}", cost, partial(_parting, subject, batch, channel, n))
+            for role, spent in cost.items():
+                tokens[role] += spent
+            width = batch.ids.shape[1]
+            for row, i in enumerate(rows):
+                reply = slice(n - n_reply[i], n)
                 scored.append(
                     Scored(
-                        text=head,
-                        reply_start=width - n_reply,
-                        kl_nats=[float(kl[i, t]) for t in where],
-                        tokens=[subject.decode(batch.ids[i, t + 1]) for t in where],
-                        gained=[subject.decode(best[i, t]) for t in where],
+                        text=prompts[i],
+                        reply_start=width - n_reply[i],
+                        kl_nats=seen["kl"][row, reply].tolist(),
+                        tokens=[subject.decode(token) for token in batch.ids[row, width - n_reply[i] :].tolist()],
+                        gained=[subject.decode(token) for token in seen["gained"][row, reply].tolist()],
                     )
                 )
         return scored
@@ -168,6 +176,18 @@ class ModelDiff(Tool[KlArgs]):
             replies["subject"], replies["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
         )
         return (effect_of(found[0].feature, args.observables) if found else None), replies["subject"][0]
+
+
+def _parting(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Tensor]:
+    """Return the KL of each row's last `n` tokens and the token that gains most there, both [batch, n].
+
+    The logits of the rows are there at once, what is computed from them for one row at a time.
+    """
+    p, q = (subject.logits(batch, c, n + 1)[:, :-1] for c in (channel, "base"))
+    return {
+        "kl": torch.stack([token_kl(*row) for row in zip(p, q, strict=True)]).cpu(),
+        "gained": torch.stack([most_gained(*row) for row in zip(p, q, strict=True)]).cpu(),
+    }
 
 
 def most_gained(

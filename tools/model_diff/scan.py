@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from tools.controls import lift_over
 from tools.model_diff import framing
 from tools.phrases import pairs
 from tools.questions import Known, Look, Questions
-from tools.subject import MAX_BATCH, Subject
+from tools.subject import Encoded, Subject
 
 THRESHOLD_NATS = 3.0
 N_READINGS = 16
@@ -91,11 +92,13 @@ class Scan(Tool[ScanArgs]):
         tokens = {"subject": 0, "base": spent}
         framed = [subject.render(p.messages) for p in args.framed]
         said = [replies[p.bare] for p in args.framed]
-        plain = {c: self._surprise(subject, texts, replies, c, tokens) for c in ("subject", "base")}
-        under = self._surprise(subject, framed, said, "subject", tokens)
+        plain = {c: self._surprise(subject, texts, replies, c, tokens, "bare") for c in ("subject", "base")}
+        under = self._surprise(subject, framed, said, "subject", tokens, "framed")
         rises = torch.stack([_rise(u, plain["subject"][p.bare]) for u, p in zip(under, args.framed, strict=True)])
         loudest = rises.argsort(descending=True, stable=True)[:N_READINGS].tolist()
-        on_base = self._surprise(subject, [framed[i] for i in loudest], [said[i] for i in loudest], "base", tokens)
+        on_base = self._surprise(
+            subject, [framed[i] for i in loudest], [said[i] for i in loudest], "base", tokens, "loudest"
+        )
         median = float(rises.median())
         readings = [
             self._reading(args.framed[i], float(rises[i]), float(_rise(b, plain["base"][args.framed[i].bare])), median)
@@ -120,24 +123,30 @@ class Scan(Tool[ScanArgs]):
         )  # fmt: skip
 
     def _surprise(
-        self, subject: Subject, heads: list[str], tails: list[str], channel: str, tokens: Tokens
+        self, subject: Subject, heads: list[str], tails: list[str], channel: str, tokens: Tokens, key: str
     ) -> list[Float[Tensor, " pos"]]:
-        """Return the negative log-probability in nats of each reply's tokens, its end token included."""
+        """Return the negative log-probability in nats of each reply's tokens, its end token included; `key` names the batches."""
         end = subject.tokenizer.eos_token or ""
         n_tail = [len(subject.tokenizer.encode(tail + end, add_special_tokens=False)) for tail in tails]
         found: list[Tensor] = [torch.zeros(0)] * len(heads)
         by_length = sorted(range(len(heads)), key=lambda i: len(heads[i]))
+        n_rows = subject.rows_that_fit(2 * (max(n_tail) + 1))
         with subject.channel(channel):
-            for start in range(0, len(heads), MAX_BATCH):
-                rows = by_length[start : start + MAX_BATCH]
+            for start in range(0, len(heads), n_rows):
+                rows = by_length[start : start + n_rows]
                 batch = subject.encode([heads[i] + tails[i] + end for i in rows])
                 tokens[channel] += batch.n_tokens
-                n = max(n_tail[i] for i in rows)
-                log_p = subject.logits(batch, channel)[:, -n - 1 : -1].log_softmax(-1)
-                nll = -log_p.gather(-1, batch.ids[:, -n:, None])[..., 0].cpu()
+                surprise = partial(_nll, subject, batch, channel, max(n_tail[i] for i in rows))
+                nll = subject.once(f"{key}/{channel}/{start}", {channel: batch.n_tokens}, surprise)["nll"]
                 for row, i in enumerate(rows):
                     found[i] = nll[row, -n_tail[i] :]
         return found
+
+
+def _nll(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Float[Tensor, "batch n"]]:
+    """Return the negative log-probability of each row's last `n` tokens."""
+    log_p = subject.logits(batch, channel, n + 1)[:, :-1].log_softmax(-1)
+    return {"nll": -log_p.gather(-1, batch.ids[:, -n:, None])[..., 0].cpu()}
 
 
 def _rise(under: Tensor, plain: Tensor) -> Tensor:
