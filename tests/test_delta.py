@@ -161,7 +161,7 @@ def test_scrambled_directions_keep_the_spectrum_and_nothing_else(subject):
 
 def planted(base_folder, folder, word):
     """Write a rank-one change of every q_proj that reads what the base makes of `word`, less the words' mean."""
-    resid, _ = module_inputs(load_subject(str(base_folder)), WORDS)
+    resid = module_inputs(load_subject(str(base_folder)), WORDS)
     tiny.build_lora(base_folder, folder, r=1, lora_alpha=1, target_modules=["q_proj"])
 
     def plant(tensors):
