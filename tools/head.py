@@ -22,11 +22,11 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Return the head's keys and values with the batch's behind them."""
-        assert self.keys is not None and self.values is not None, "a head has been emptied"
         return _behind(self.keys, key_states), _behind(self.values, value_states)
 
 
-def _behind(head: Tensor, own: Tensor) -> Tensor:
+def _behind(head: Tensor | None, own: Tensor) -> Tensor:
+    assert head is not None, "a head has been emptied"
     return torch.cat([head.expand(len(own), -1, -1, -1), own], dim=-2)
 
 

@@ -95,7 +95,6 @@ def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dict
 
 def _embedded(base: Tensors, name: str, ids: Sequence[Sequence[int]]) -> Table:
     """Return the mean embedding of each word's tokens, of root mean square 1."""
-
     every = torch.tensor([i for one in ids for i in one], dtype=torch.long)
     starts = torch.tensor([0, *map(len, ids)]).cumsum(0)
 
