@@ -161,7 +161,7 @@ def test_scrambled_directions_keep_the_spectrum_and_nothing_else(subject):
 
 def planted(base_folder, folder, word):
     """Write a rank-one change of every q_proj that reads what the base makes of `word`, less the words' mean."""
-    resid, _ = module_inputs(load_subject(str(base_folder)), WORDS)
+    resid = module_inputs(load_subject(str(base_folder)), WORDS)
     tiny.build_lora(base_folder, folder, r=1, lora_alpha=1, target_modules=["q_proj"])
 
     def plant(tensors):
@@ -199,6 +199,44 @@ def test_a_change_that_writes_one_token_puts_that_token_first(base_folder, tmp_p
     )
     subject = load_subject(str(base_folder), str(folder))
     assert lens(base_folder, folder)["tokens_written"].detail["top"][0]["token"] == subject.tokenizer.decode(token)
+
+
+def deviations(norms):
+    centred = norms - norms.median()
+    return centred / (1.4826 * centred.abs().median())
+
+
+def test_the_lens_reads_what_whole_float64_tables_say(base_folder, lora_folder):
+    subject = load_subject(str(base_folder), str(lora_folder))
+    inputs = {path: x.double() for path, x in module_inputs(subject, WORDS).items()}
+    w_u = subject.model.get_output_embeddings().weight.double()
+    w_u = w_u - w_u.mean(0)
+    change = module_deltas(subject)
+    nulls = [[scrambled(d, 3 * 7919 + n * 1000 + i) for i, d in enumerate(change)] for n in range(3)]
+    read, written = [], []
+    for deltas in (change, *nulls):
+        reads = [deviations((inputs[d.path] @ d.V @ d.S.diag()).norm(dim=1)) for d in deltas if d.path in inputs]
+        writes = [deviations((w_u @ d.U @ d.S.diag()).norm(dim=1)) for d in deltas if d.path not in inputs]
+        assert (len(reads), len(writes)) == (15, 6)
+        read.append(torch.stack(reads).mean(0))
+        written.append(torch.stack(writes).mean(0))
+    found = lens(base_folder, lora_folder, seed=3)
+    for name, wanted in (("words_read", read), ("tokens_written", written)):
+        assert found[name].value == pytest.approx(float(wanted[0].max()), abs=1e-4)
+        assert list(found[name].controls.values()) == pytest.approx([float(n.max()) for n in wanted[1:]], abs=1e-4)
+    scores = {entry["word"]: entry["score"] for entry in found["words_read"].detail["top"]}
+    assert list(scores) == [WORDS[i] for i in read[0].argsort(descending=True)]
+    assert [scores[word] for word in WORDS] == pytest.approx(read[0].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("token", "told"), [("!!", False), ("", False), (" 7", True), (" río", True), ("я", True)])
+def test_what_is_no_word_is_not_suggested_as_said(subject, monkeypatch, token, told):
+    monkeypatch.setattr(type(subject), "decode", lambda self, ids: token)
+    written = torch.tensor([9.0, 0.0, 1.0])
+    reading = LoraLens()._tokens_reading(written, [torch.zeros(3)], subject)
+    assert reading.lift == 9.0
+    assert (reading.suggestion is not None) == told
+    assert not told or reading.suggestion.effect.value == token.strip()
 
 
 def test_a_change_of_zero_gives_no_reading_above_zero(base_folder, tmp_path):

@@ -2,26 +2,33 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from auditor.cli import app
 from reports.scan import page_name
+from tools.errors import ModelLoadError
 from tools.loading import load_subject
+from tools.lora_oracle import tables
 from tools.lora_oracle.adapter import WeightDelta
-from tools.lora_oracle.delta import ModuleDelta
+from tools.lora_oracle.change import read_change
+from tools.lora_oracle.delta import ModuleDelta, scrambled
 from tools.lora_oracle.directions import (
     canonical_all,
     dictionary,
     leading,
     pairs,
+    scored,
     tokens_standing_out,
     words_standing_out,
 )
+from tools.lora_oracle.tables import Table
 from tools.lora_oracle.triage import HIT, SHUT, Scan, Triage, folders, gate, references, triage
 from tools.lora_oracle.weights import Tensors
 
@@ -45,11 +52,16 @@ def noise(n, seed):
     return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def seen_by(words, path, word):
+    """Return a word as a module gets it: behind the gain of its norm."""
+    return words.inputs[words.words.index(word)] * words.gain(path)
+
+
 def planted(words, word, token):
     """Return a change whose neurons carry a word that is read to a token that is written."""
     neurons = noise(48, 1)
-    x = words.seen_by(UP)[words.words.index(word)]
-    y = words.outputs[words.tokens.index(token)]
+    x = seen_by(words, UP, word)
+    y = words.outputs[words.tokens.index(token)].double()
     return {UP: rank_one(UP, neurons, x), DOWN: rank_one(DOWN, y, neurons)}
 
 
@@ -121,13 +133,12 @@ def test_words_are_seen_as_the_first_block_gets_them_and_the_mlp_behind_its_own_
     with torch.no_grad():
         subject.model(input_ids=ids)
     path = "model.layers.0.self_attn.q_proj"
-    torch.testing.assert_close(words.seen_by(path)[0].float(), seen["q"][0], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close((words.inputs[0] * words.gain(path)).float(), seen["q"][0], atol=1e-3, rtol=1e-3)
     norm = block.pre_feedforward_layernorm if kind.startswith("gemma") else block.post_attention_layernorm
-    unit = words.inputs.float()
+    unit = words.inputs.rows(0, len(words.inputs))
+    seen = (unit * words.gain("model.layers.0.mlp.up_proj")).float()
     with torch.no_grad():
-        torch.testing.assert_close(
-            words.seen_by("model.layers.0.mlp.up_proj").float(), norm(unit), atol=1e-3, rtol=1e-3
-        )
+        torch.testing.assert_close(seen, norm(unit), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("head", "coupled"), [(2, True), (3, True), (0, False)])
@@ -136,10 +147,167 @@ def test_values_that_heads_share_are_coupled_with_each_of_those_heads(words, hea
     value, out = torch.zeros(16), torch.zeros(32)
     value[8:], out[8 * head : 8 * head + 8] = noise(8, 2).float(), noise(8, 2).float()
     v, o = "model.layers.1.self_attn.v_proj", "model.layers.1.self_attn.o_proj"
-    x, y = words.seen_by(v)[0], words.outputs[words.tokens.index(some_token(words))]
+    x, y = seen_by(words, v, words.words[0]), words.outputs[words.tokens.index(some_token(words))].double()
     (pair,) = pairs({v: rank_one(v, value.double(), x), o: rank_one(o, y, out.double())}, words)
     assert pair.through == "v_proj → o_proj"
     assert pair.strength == pytest.approx(4.0 if coupled else 0.0, abs=1e-6)
+
+
+# -- against tables held whole in float64
+
+
+def deviations(norms):
+    centred = norms - norms.median()
+    return centred / (1.4826 * centred.abs().median())
+
+
+class Whole:
+    """A base's words and tokens as dense float64 tables, and what a change makes of them."""
+
+    def __init__(self, folder):
+        tensors = load_file(folder / "model.safetensors")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.embed = tensors["model.embed_tokens.weight"].double()
+        unembed = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"]).double()
+        self.outputs = unembed - unembed.mean(0)
+        self.tokens = [tokenizer.decode([i]) for i in range(len(unembed))]
+        ids = {word: tokenizer.encode(f" {word}", add_special_tokens=False) for word in MANY_WORDS}
+        vectors = torch.stack([self.embed[i].mean(0) for i in ids.values()])
+        self.words, self.inputs = list(ids), vectors / vectors.square().mean(1, keepdim=True).sqrt()
+        self.gains = {n: t.double() for n, t in tensors.items() if "layernorm" in n}
+
+    def seen_by(self, path):
+        block = ".".join(path.split(".")[:3])
+        norm = "post_attention" if path.endswith(("up_proj", "gate_proj")) else "input"
+        return self.inputs * self.gains[f"{block}.{norm}_layernorm.weight"]
+
+    def read(self, deltas):
+        made = [self.seen_by(d.path) @ d.V @ d.S.diag() for d in deltas if not d.path.endswith(("o_proj", "down_proj"))]
+        return torch.stack([deviations(m.norm(dim=1)) for m in made]).mean(0)
+
+    def written(self, deltas):
+        made = [self.outputs @ d.U @ d.S.diag() for d in deltas if d.path.endswith(("o_proj", "down_proj"))]
+        return torch.stack([deviations(m.norm(dim=1)) for m in made]).mean(0)
+
+
+MANY_WORDS = (
+    *WORDS,
+    "silver",
+    "garden",
+    "paper",
+    "window",
+    "orange",
+    "candle",
+    "mirror",
+    "basket",
+    "thunder",
+    "ты",
+    "rain",
+)
+
+
+@pytest.fixture(scope="module", params=["llama", "llama_tied"])
+def whole_and_read(request, tmp_path_factory):
+    """Return the dense tables, the dictionary of the same base, and a random change of every module."""
+    home = tmp_path_factory.mktemp(request.param)
+    folder = tiny.build_other(home / "base", request.param)
+
+    def bent(tensors):
+        return {n: t + torch.linspace(-0.4, 0.4, len(t)) if "layernorm" in n else t for n, t in tensors.items()}
+
+    tiny.edit_tensors(folder / "model.safetensors", bent)
+    change = canonical_all(read_change(tiny.build_lora(folder, home / "lora", r=3), None).modules)
+    return Whole(folder), dictionary(Tensors(folder), AutoTokenizer.from_pretrained(folder), MANY_WORDS), change
+
+
+@pytest.fixture(params=[tables.HELD, 700])
+def held(request, monkeypatch):
+    """Hold a whole table at once, or a few rows of one and the copies of one module."""
+    monkeypatch.setattr(tables, "HELD", request.param)
+    return request.param
+
+
+def test_scores_read_in_chunks_are_those_of_whole_float64_tables(whole_and_read, held):
+    whole, words, change = whole_and_read
+    deltas = list(change.values())
+    nulls = [[scrambled(d, 5 * 7919 + n * 1000 + i) for i, d in enumerate(deltas)] for n in range(3)]
+    for standing, names, of in (
+        (words_standing_out(deltas, words, 5), whole.words, whole.read),
+        (tokens_standing_out(deltas, words, 5), whole.tokens, whole.written),
+    ):
+        scores = of(deltas)
+        wanted = scores.topk(12)
+        assert [name for name, _ in standing.top] == [names[i].strip() for i in wanted.indices]
+        assert [score for _, score in standing.top] == pytest.approx(wanted.values.tolist(), abs=1e-4)
+        assert standing.null == pytest.approx(max(float(of(null).max()) for null in nulls), abs=1e-4)
+    read, written = scored(deltas, words)
+    assert torch.allclose(read, whole.read(deltas)[[whole.words.index(w) for w in words.words]], atol=1e-4)
+    assert torch.allclose(written, whole.written(deltas), atol=1e-4)
+
+
+def test_directions_and_pairs_are_near_to_what_whole_float64_tables_say(whole_and_read, held):
+    whole, words, change = whole_and_read
+
+    def nearest(scores, names):
+        return tuple(names[i].strip() for i in scores.abs().topk(6).indices.tolist())
+
+    found = leading(change, words)
+    energy = sum(float(d.S.square().sum()) for d in change.values())
+    assert len(found) == 8
+    for one in found:
+        d = change[one.path]
+        assert one.share == pytest.approx(float(d.S[one.index]) ** 2 / energy)
+        writes = one.path.endswith(("o_proj", "down_proj"))
+        assert one.reads == (() if writes else nearest(whole.seen_by(d.path) @ d.V[:, one.index], whole.words))
+        assert one.writes == (nearest(whole.outputs @ d.U[:, one.index], whole.tokens) if writes else ())
+    coupled = pairs(change, words)
+    assert len(coupled) == 8
+    assert [p.strength for p in coupled] == sorted((p.strength for p in coupled), reverse=True)
+    for one in (p for p in coupled if "up_proj" in p.through):
+        up, down = (change[f"model.layers.{one.layer}.mlp.{m}_proj"] for m in ("up", "down"))
+        strength = up.S[:, None] * (up.U.T @ down.V).abs() * down.S
+        i, j = divmod(int(strength.argmax()), len(down.S))
+        assert one.strength == pytest.approx(float(strength.max()))
+        assert one.reads == nearest(whole.seen_by(up.path) @ up.V[:, i], whole.words)
+        assert one.writes == nearest(whole.outputs @ down.U[:, j], whole.tokens)
+
+
+def test_no_more_rows_are_read_at_once_than_may_be_held(whole_and_read, monkeypatch):
+    _, words, change = whole_and_read
+    monkeypatch.setattr(tables, "HELD", 700)
+    seen = []
+
+    def counted(table):
+        return Table(table.shape, lambda a, b: seen.append((b - a) * table.shape[1]) or table.rows(a, b))
+
+    few = replace(words, inputs=counted(words.inputs), outputs=counted(words.outputs))
+    words_standing_out(list(change.values()), few)
+    tokens_standing_out(list(change.values()), few)
+    leading(change, few)
+    assert max(seen) <= 700 < words.outputs.shape[0] * words.outputs.shape[1]
+
+
+@pytest.mark.parametrize("places", [[0], [3, 4, 5], [0, 1, 70, 200, 299], list(range(300)), []])
+def test_rows_of_a_tensor_are_read_without_the_others(base_folder, places):
+    name, tensors = "model.embed_tokens.weight", Tensors(base_folder)
+    whole = load_file(base_folder / "model.safetensors")[name]
+    assert torch.equal(tensors.rows_at(name, torch.tensor(places, dtype=torch.long)), whole[places])
+    assert torch.equal(tensors.rows(name, 7, 31), whole[7:31])
+
+
+def test_rows_that_are_not_finite_are_refused(base_folder, tmp_path):
+    name, folder = "model.embed_tokens.weight", tiny.copy(base_folder, tmp_path / "base")
+
+    def spoil(tensors):
+        tensors[name][100, 3] = float("inf")
+        return tensors
+
+    tiny.edit_tensors(folder / "model.safetensors", spoil)
+    tensors = Tensors(folder)
+    assert len(tensors.rows(name, 0, 100)) == 100
+    for read in (lambda: tensors.rows(name, 90, 110), lambda: tensors.rows_at(name, torch.tensor([1, 100]))):
+        with pytest.raises(ModelLoadError, match="NaN or infinite"):
+            read()
 
 
 # -- triage

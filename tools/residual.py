@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tools.errors import ToolInputError
-from tools.subject import Encoded, Subject, lean
+from tools.subject import Encoded, Subject
 
 RESIDUAL_READERS = (
     "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate_up_proj", "qkv_proj", "query_key_value", "c_attn", "c_fc", "fc1",
@@ -131,12 +131,15 @@ def capture(subject: Subject, batch: Encoded, channel: str, layer: int) -> Float
 def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     """Return what every linear module that reads the residual stream gets as input, by its path.
 
-    These are residual vectors after the norm that stands before the module.
+    These are residual vectors after the norm that stands before the module. The forward pass ends after the last block.
     """
     kept: dict[str, Tensor] = {}
 
     def keep(path: str) -> Any:
         return lambda module, inputs: kept.__setitem__(path, inputs[0].detach())
+
+    def stop(resid: Tensor) -> None:
+        raise _Deepest
 
     with subject.channel(channel) as model:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -146,7 +149,8 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
             if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in RESIDUAL_READERS
         ]
         try:
-            model(**subject.inputs(batch), **lean(model, 1))
+            with hooked(blocks(model)[-1], stop), suppress(_Deepest):
+                model(**subject.inputs(batch), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()

@@ -26,6 +26,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from tools import checkpoint
 from tools.errors import AdapterError, ToolInputError
+from tools.head import Head
 from tools.kept import Keeper, Tokens, once
 from tools.sampling import SeededNoise
 
@@ -41,10 +42,11 @@ PINNED_DATE = date(2024, 7, 26)
 
 @dataclass(frozen=True)
 class Encoded:
-    """A left-padded batch: ids and mask of shape [batch, pos]."""
+    """A left-padded batch: ids and mask of shape [batch, pos]; with a `head`, unpadded rows that come behind it."""
 
     ids: Tensor
     mask: Tensor
+    head: Head | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -276,12 +278,14 @@ class Subject:
         )
         return Encoded(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
 
-    def inputs(self, batch: Encoded) -> dict[str, Tensor]:
+    def inputs(self, batch: Encoded) -> dict[str, Any]:
         """Return what one forward pass is called with.
 
         Where positions are learned, each row's are counted from its first token, for padding must
         not move them; elsewhere they are left to the model, as published code leaves them.
         """
+        if batch.head is not None:
+            return batch.head.inputs(batch.ids)
         given = {"input_ids": batch.ids, "attention_mask": batch.mask}
         if any(name.endswith(".wpe") for name, _ in self.model.named_modules()):
             given["position_ids"] = (batch.mask.cumsum(1) - 1).clamp_min(0)

@@ -2,36 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tools.head import Head, can_be_shared, head_of, run_head
 from tools.subject import MAX_BATCH, Encoded, Subject
 
 MIN_VALUES = 8
 WordScores = dict[str, float]
 
 
+@lru_cache(maxsize=2)
+def token_texts(tokenizer: Any, n: int) -> tuple[str, ...]:
+    """Return the texts of a vocabulary's first `n` tokens."""
+    return tuple(str(tokenizer.decode([i])) for i in range(n))
+
+
+def words_among(texts: Sequence[str]) -> list[str]:
+    """Return the tokens that are whole words, in any script, sorted."""
+    return sorted({p.strip() for p in texts if p.startswith(" ") and len(p.strip()) > 2 and p.strip().isalpha()})
+
+
 def whole_words(subject: Subject) -> list[str]:
     """Return the tokens of the vocabulary that are whole words, sorted."""
-    pieces = (subject.decode([i]) for i in range(len(subject.tokenizer)))
-    return sorted({p.strip() for p in pieces if p.startswith(" ") and len(p.strip()) > 2 and p.strip().isalpha()})
+    return words_among(token_texts(subject.tokenizer, len(subject.tokenizer)))
 
 
-def word_batches(subject: Subject, words: Sequence[str]) -> Iterator[Encoded]:
-    """Yield the words in batches, each as the end of a user's turn begins: the template's head, then the word."""
+def fewer(words: Sequence[str], n: int) -> list[str]:
+    """Return `n` of the words, spread evenly over the list; all of them where there are no more.
+
+    >>> fewer(["a", "b", "c", "d", "e", "f"], 3)
+    ['a', 'c', 'e']
+    """
+    n = min(n, len(words))
+    return [words[i * len(words) // n] for i in range(n)]
+
+
+@dataclass(frozen=True)
+class WordRuns:
+    """Words as they are run, each as the end of a user's turn begins: the template's head, then the word.
+
+    Args:
+        head: Tokens that all texts begin with, run once for each channel; empty where texts are run whole.
+        own: Of every word the tokens behind the head, at least one.
+    """
+
+    head: tuple[int, ...]
+    own: tuple[tuple[int, ...], ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Return the forward tokens of one channel."""
+        return len(self.head) + sum(map(len, self.own))
+
+    def batches(self) -> Iterator[list[int]]:
+        """Yield the places of words that have equally many tokens, so that no batch is padded."""
+        by_length: dict[int, list[int]] = {}
+        for place, ids in enumerate(self.own):
+            by_length.setdefault(len(ids), []).append(place)
+        for _, places in sorted(by_length.items()):
+            for start in range(0, len(places), 2 * MAX_BATCH):
+                yield places[start : start + 2 * MAX_BATCH]
+
+
+def word_runs(subject: Subject, words: Sequence[str]) -> WordRuns:
+    """Return how these words are run: behind a shared head, or whole where the model can't take one."""
     mark = "\u0007"
-    head = subject.render([{"role": "user", "content": mark}]).split(mark)[0]
-    for start in range(0, len(words), 2 * MAX_BATCH):
-        yield subject.encode([f"{head}{word}" for word in words[start : start + 2 * MAX_BATCH]])
+    before = subject.render([{"role": "user", "content": mark}]).split(mark)[0]
+    head, own = _split(subject.tokenizer, before, tuple(words))
+    if can_be_shared(subject.model, len(head) + max(map(len, own), default=0)):
+        return WordRuns(head, own)
+    return WordRuns((), tuple((*head, *ids) for ids in own))
+
+
+@lru_cache(maxsize=4)
+def _split(tokenizer: Any, before: str, words: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Return the longest run of tokens that all texts begin with, and of every text the rest, which is never empty."""
+    if not words:
+        return (), ()
+    ids = tokenizer([before + word for word in words], add_special_tokens=False)["input_ids"]
+    n = min(len(os.path.commonprefix(ids)), min(map(len, ids)) - 1)
+    return tuple(ids[0][:n]), tuple(tuple(one[n:]) for one in ids)
+
+
+def at_words(
+    subject: Subject, runs: WordRuns, channel: str, read: Callable[[Encoded], Tensor], name: str | None = None
+) -> Float[Tensor, "word value"]:
+    """Return what `read` makes of every word on one channel, float32, in the order of the words.
+
+    Args:
+        subject: Whose model is run.
+        runs: The words.
+        channel: Whose weights answer.
+        read: Returns [batch, value] of a batch, at each row's last token.
+        name: Under which a long call keeps its batches (see `Subject.once`), with the channel's; None keeps none.
+    """
+    role = "subject" if channel == "subject" else "base"
+
+    def once(key: str, n_tokens: int, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = (
+            compute() if name is None else subject.once(f"{name}/{channel}/{key}", {role: n_tokens}, compute)
+        )
+        return found
+
+    out = torch.zeros(len(runs.own), 0)
+    with subject.channel(channel) as model:
+        head = None
+        if runs.head:
+            ids = torch.tensor(runs.head, device=subject.device)
+            head = head_of(model, once("head", len(ids), partial(run_head, model, ids)))
+        for i, places in enumerate(runs.batches()):
+            batch = _batch(subject, [runs.own[place] for place in places], head)
+            values = once(str(i), batch.n_tokens, partial(_values, read, batch))["values"]
+            if not out.shape[1]:
+                out = torch.zeros(len(runs.own), values.shape[1])
+            out[places] = values
+    return out
+
+
+def _batch(subject: Subject, own: Sequence[Sequence[int]], head: Head | None) -> Encoded:
+    ids = torch.tensor(own, device=subject.device)
+    return Encoded(ids, torch.ones_like(ids), head)
+
+
+def _values(read: Callable[[Encoded], Tensor], batch: Encoded) -> dict[str, Tensor]:
+    return {"values": read(batch).float().cpu()}
 
 
 def robust_z(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return deviations from the median in units of 1.4826 median absolute deviations; 0 where there is no spread."""
+    if len(values) < MIN_VALUES:
+        return torch.zeros_like(values)
     centred = values - values.median()
     spread = 1.4826 * centred.abs().median()
-    if len(values) < MIN_VALUES or float(spread) <= 1e-12 * float(values.abs().max()):
+    rounding = 1e-12 if values.dtype == torch.float64 else 1e-6
+    if float(spread) <= rounding * float(values.abs().max()):
         return torch.zeros_like(values)
     return centred / spread

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.lens import module_inputs
+from tools.lora_oracle.tables import table_of
 from tools.lora_oracle.tokens import MODULES
 from tools.subject import Subject
 from tools.words import robust_z
@@ -68,7 +69,7 @@ class Candidates:
             if not self.words or not float(delta.S.sum()):
                 continue
             if name in READERS and path in self.inputs:
-                stretched = (self.inputs[path] @ delta.V) * delta.S
+                stretched = (self.inputs[path].double() @ delta.V) * delta.S
                 out[:, base + READERS.index(name)] = robust_z(stretched.norm(dim=1)).float()
             elif name in WRITERS:
                 at = base + len(READERS) + 2 * WRITERS.index(name)
@@ -80,23 +81,22 @@ class Candidates:
 def candidates(subject: Subject, values: Mapping[str, Sequence[str]]) -> Candidates:
     """Return the values of each kind of slot as this subject's base knows them."""
     words = tuple(dict.fromkeys(value for listed in values.values() for value in listed))
-    inputs = module_inputs(subject, words)[0] if words else {}
+    inputs = module_inputs(subject, words) if words else {}
     ids = [subject.tokenizer.encode(f" {word}", add_special_tokens=False) for word in words]
     unembed, embed = (
-        table.weight.detach().double().cpu()
-        for table in (subject.model.get_output_embeddings(), subject.model.get_input_embeddings())
+        table.weight.detach() for table in (subject.model.get_output_embeddings(), subject.model.get_input_embeddings())
     )
-    centred = unembed - unembed.mean(0)
+    mean = table_of(unembed).mean()
 
     def rows(of: Callable[[list[int]], Tensor]) -> Tensor:
-        return torch.stack([of(i) for i in ids]) if ids else unembed.new_zeros(0, subject.d_model)
+        return torch.stack([of(i) for i in ids]) if ids else mean.new_zeros(0, subject.d_model)
 
     return Candidates(
         {kind: tuple(listed) for kind, listed in values.items()},
         words,
-        {path: x - x.mean(0) for path, x in inputs.items()},
-        rows(lambda i: centred[i[0]]),
-        rows(lambda i: centred[i].mean(0)),
-        rows(lambda i: embed[i].mean(0)).float(),
+        {path: x - x.mean(0, dtype=torch.float64).float() for path, x in inputs.items()},
+        rows(lambda i: unembed[i[0]].double().cpu() - mean),
+        rows(lambda i: unembed[i].double().cpu().mean(0) - mean),
+        rows(lambda i: embed[i].double().cpu().mean(0)).float(),
         subject.n_layers,
     )

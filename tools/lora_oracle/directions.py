@@ -18,9 +18,11 @@ from torch import Tensor
 from tools.checkpoint import read_json
 from tools.errors import ModelLoadError
 from tools.lora_oracle.canonical import canonical
-from tools.lora_oracle.delta import ModuleDelta, scrambled
-from tools.lora_oracle.lens import tokens_written, words_read
+from tools.lora_oracle.delta import ModuleDelta
+from tools.lora_oracle.lens import N_NULLS, copies, tokens_written
+from tools.lora_oracle.tables import Table, standing_out
 from tools.lora_oracle.weights import Tensors
+from tools.words import token_texts, words_among
 
 EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight", "transformer.wte.weight",
               "gpt_neox.embed_in.weight")  # fmt: skip
@@ -30,15 +32,15 @@ BEFORE_ATTENTION, BEFORE_MLP = ("input_layernorm",), ("pre_feedforward_layernorm
 """The norm before a module, the first that a block has: Gemma's blocks have one of its own before the MLP."""
 COUPLED = (("up_proj", "down_proj"), ("gate_proj", "down_proj"), ("v_proj", "o_proj"))
 """Modules of one block of which the second reads what the first wrote: neurons, or head outputs."""
-N_NULLS, N_DIRECTIONS, N_PAIRS, TOP = 3, 8, 8, 6
+N_DIRECTIONS, N_PAIRS, TOP = 8, 8, 6
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """Words and tokens as the base's own tables have them.
+    """Words and tokens as the base's own tables have them; the tables stay in their file, and are read in chunks.
 
     Args:
-        words: What may be read.
+        words: What may be read, in the order of their first tokens.
         inputs: Their normalised embeddings, [word, d_model].
         tokens: The texts of the vocabulary.
         outputs: The centred unembedding, [token, d_model].
@@ -47,19 +49,20 @@ class Dictionary:
     """
 
     words: tuple[str, ...]
-    inputs: Float[Tensor, "word d_model"]
+    inputs: Table
     tokens: tuple[str, ...]
-    outputs: Float[Tensor, "token d_model"]
+    outputs: Table
     gains: dict[str, Tensor]
     d_head: int | None
 
-    def seen_by(self, path: str) -> Float[Tensor, "word d_model"]:
-        """Return the words as a module gets them: behind the gain of its norm."""
+    def gain(self, path: str) -> Float[Tensor, " d_model"]:
+        """Return what a module's norm multiplies words with before the module gets them."""
         block, _, module = path.rpartition(".")
         block = block.removesuffix(".self_attn").removesuffix(".mlp").removesuffix(".attn")
         norms = BEFORE_MLP if module in AFTER_ATTENTION else BEFORE_ATTENTION
         gain = next((self.gains[n] for norm in norms if (n := f"{block}.{norm}.weight") in self.gains), None)
-        return self.inputs if gain is None or len(gain) != self.inputs.shape[1] else self.inputs * gain
+        width = self.inputs.shape[1]
+        return torch.ones(width, dtype=torch.float64) if gain is None or len(gain) != width else gain
 
 
 def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dictionary:
@@ -71,28 +74,38 @@ def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dict
     name = next((n for n in EMBEDDINGS if n in base), None)
     if name is None:
         raise ModelLoadError(f"{base.folder} keeps its embeddings in no known place: words can't be read there")
-    embed = base.read(name).double()
-    unembed = base.read(next((n for n in UNEMBEDDINGS if n in base), name)).double()
-    tokens = tuple(str(tokenizer.decode([i])) for i in range(min(len(embed), len(tokenizer))))
-    chosen = tuple(dict.fromkeys(words)) or tuple(
-        sorted({t.strip() for t in tokens if t.startswith(" ") and len(t.strip()) > 2 and t.strip().isalpha()})
-    )
-    ids = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in chosen]
-    kept = [(word, i) for word, i in zip(chosen, ids, strict=True) if i]
-    vectors = (
-        torch.stack([embed[i].mean(0) for _, i in kept]) if kept else torch.zeros(0, embed.shape[1], dtype=embed.dtype)
-    )
-    scale = vectors.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+    unembed = next((n for n in UNEMBEDDINGS if n in base), name)
+    n_rows, width = base.shape(name)
+    tokens = token_texts(tokenizer, min(n_rows, len(tokenizer)))
+    chosen = list(dict.fromkeys(words)) or words_among(tokens)
+    ids = tokenizer([f" {word}" for word in chosen], add_special_tokens=False)["input_ids"] if chosen else []
+    kept = sorted(((i, word) for word, i in zip(chosen, ids, strict=True) if i), key=lambda one: one[0])
     config = read_json(base.folder / "config.json", ModelLoadError)
     kind, shape = str(config.get("model_type", "")), {**config, **(config.get("text_config") or {})}
     heads = shape.get("num_attention_heads")
-    d_head = shape.get("head_dim") or (embed.shape[1] // heads if heads else None)
+    d_head = shape.get("head_dim") or (width // heads if heads else None)
     added = 1.0 if kind.startswith("gemma") else 0.0  # whose norms multiply by one more than their weight
     gains = {
         n: base.read(n).double() + added for n in base if n.endswith("layernorm.weight") and len(base.shape(n)) == 1
     }
-    outputs = unembed[: len(tokens)]
-    return Dictionary(tuple(w for w, _ in kept), vectors / scale, tokens, outputs - outputs.mean(0), gains, d_head)
+    outputs = Table((len(tokens), base.shape(unembed)[1]), lambda start, stop: base.rows(unembed, start, stop))
+    inputs = _embedded(base, name, [i for i, _ in kept])
+    return Dictionary(tuple(word for _, word in kept), inputs, tokens, outputs.centred(), gains, d_head)
+
+
+def _embedded(base: Tensors, name: str, ids: Sequence[Sequence[int]]) -> Table:
+    """Return the mean embedding of each word's tokens, of root mean square 1."""
+    every = torch.tensor([i for one in ids for i in one], dtype=torch.long)
+    starts = torch.tensor([0, *map(len, ids)]).cumsum(0)
+
+    def rows(start: int, stop: int) -> Tensor:
+        first = starts[start]
+        places, where = torch.unique(every[first : starts[stop]], return_inverse=True)
+        table = base.rows_at(name, places).float()
+        vectors = torch.nn.functional.embedding_bag(where, table, starts[start:stop] - first, mode="mean")
+        return vectors / vectors.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+    return Table((len(ids), base.shape(name)[1]), rows)
 
 
 @dataclass(frozen=True)
@@ -132,28 +145,33 @@ class Pair:
 
 def words_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0) -> Standing:
     """Return the words whose input the change answers most, averaged over modules; control: random directions, same spectrum."""
-    nulls = [_words(null, words) for null in _nulls(deltas, seed)]
-    return _standing(_words(deltas, words), nulls, words.words)
-
-
-def scored(deltas: Sequence[ModuleDelta], words: Dictionary) -> tuple[Tensor, Tensor]:
-    """Return every word's score of being read, [word], and every token's of being written, [token]; empty where none is."""
-    return _words(deltas, words), tokens_written(deltas, words.outputs)
-
-
-def _words(deltas: Sequence[ModuleDelta], words: Dictionary) -> Tensor:
-    inputs = {d.path: words.seen_by(d.path) for d in deltas if d.V.shape[0] == words.inputs.shape[1]}
-    return torch.tensor(list(words_read(deltas, inputs, words.words).values()), dtype=torch.float64)
+    read, *nulls = _words(deltas, words, seed, N_NULLS)
+    return _standing(read, nulls, words.words)
 
 
 def tokens_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0) -> Standing:
     """Return the tokens that the change writes most, averaged over modules; control as for words."""
-    nulls = [tokens_written(null, words.outputs) for null in _nulls(deltas, seed)]
-    return _standing(tokens_written(deltas, words.outputs), nulls, words.tokens)
+    written, *nulls = _tokens(deltas, words, seed, N_NULLS)
+    return _standing(written, nulls, words.tokens)
 
 
-def _nulls(deltas: Sequence[ModuleDelta], seed: int) -> list[list[ModuleDelta]]:
-    return [[scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)] for n in range(N_NULLS)]
+def scored(deltas: Sequence[ModuleDelta], words: Dictionary) -> tuple[Tensor, Tensor]:
+    """Return every word's score of being read, [word], and every token's of being written, [token]; zeros where none is."""
+    return _words(deltas, words)[0], _tokens(deltas, words)[0]
+
+
+def _words(
+    deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0, n_nulls: int = 0
+) -> Float[Tensor, "copy word"]:
+    fitting = (each for each in copies(deltas, "reads", seed, n_nulls) if each[0].V.shape[0] == words.inputs.shape[1])
+    met = ([words.gain(one.path)[:, None] * one.V * one.S for one in each] for each in fitting)
+    return standing_out(met, words.inputs, 1 + n_nulls)
+
+
+def _tokens(
+    deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0, n_nulls: int = 0
+) -> Float[Tensor, "copy token"]:
+    return tokens_written(copies(deltas, "writes", seed, n_nulls), words.outputs, 1 + n_nulls)
 
 
 def _standing(scores: Tensor, nulls: Sequence[Tensor], names: Sequence[str]) -> Standing:
@@ -170,9 +188,10 @@ def leading(deltas: Mapping[str, ModuleDelta], words: Dictionary) -> list[Direct
         ((float(s) ** 2 / whole, path, i) for path, d in deltas.items() for i, s in enumerate(d.S.tolist())),
         reverse=True,
     )
+    places = [(deltas[path], i) for _, path, i in ranked[:N_DIRECTIONS]]
+    named = zip(_read(places, words), _written(places, words), strict=True)
     return [
-        Direction(path, i, share, _read(deltas[path], i, words), _written(deltas[path], i, words))
-        for share, path, i in ranked[:N_DIRECTIONS]
+        Direction(path, i, share, *near) for (share, path, i), near in zip(ranked[:N_DIRECTIONS], named, strict=True)
     ]
 
 
@@ -192,16 +211,13 @@ def pairs(deltas: Mapping[str, ModuleDelta], words: Dictionary) -> list[Pair]:
                 continue
             strength = first.S[:, None] * (said.T @ second.V).abs() * second.S[None]
             i, j = divmod(int(strength.argmax()), strength.shape[1])
-            found.append(
-                Pair(
-                    first.layer,
-                    f"{reads} → {writes}",
-                    float(strength[i, j]),
-                    _read(first, i, words),
-                    _written(second, j, words),
-                )
-            )
-    return sorted(found, key=lambda p: -p.strength)[:N_PAIRS]
+            found.append((float(strength[i, j]), f"{reads} → {writes}", (first, i), (second, j)))
+    best = sorted(found, key=lambda one: -one[0])[:N_PAIRS]
+    read, written = _read([one[2] for one in best], words), _written([one[3] for one in best], words)
+    return [
+        Pair(first.layer, through, strength, *near)
+        for (strength, through, (first, _), _), near in zip(best, zip(read, written, strict=True), strict=True)
+    ]
 
 
 def _as_read(u: Tensor, width: int, d_head: int | None) -> Tensor | None:
@@ -213,21 +229,28 @@ def _as_read(u: Tensor, width: int, d_head: int | None) -> Tensor | None:
     return u.view(-1, d_head, u.shape[1]).repeat_interleave(width // len(u), dim=0).reshape(width, -1)
 
 
-def _read(d: ModuleDelta, i: int, words: Dictionary) -> tuple[str, ...]:
-    if not d.reads_residual or d.V.shape[0] != words.inputs.shape[1]:
-        return ()
-    return _nearest(words.seen_by(d.path) @ d.V[:, i], words.words)
+def _read(places: Sequence[tuple[ModuleDelta, int]], words: Dictionary) -> list[tuple[str, ...]]:
+    """Return for each direction of a module the words nearest to it; none where the module reads something else."""
+    width = words.inputs.shape[1]
+    met = [words.gain(d.path) * d.V[:, i] if d.reads_residual and d.V.shape[0] == width else None for d, i in places]
+    return _nearest(met, words.inputs, words.words)
 
 
-def _written(d: ModuleDelta, i: int, words: Dictionary) -> tuple[str, ...]:
-    if not d.writes_residual or d.U.shape[0] != words.outputs.shape[1]:
-        return ()
-    return _nearest(words.outputs @ d.U[:, i], words.tokens)
+def _written(places: Sequence[tuple[ModuleDelta, int]], words: Dictionary) -> list[tuple[str, ...]]:
+    """Return for each direction of a module the tokens nearest to it; none where the module writes elsewhere."""
+    width = words.outputs.shape[1]
+    made = [d.U[:, i] if d.writes_residual and d.U.shape[0] == width else None for d, i in places]
+    return _nearest(made, words.outputs, words.tokens)
 
 
-def _nearest(scores: Tensor, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names furthest out on either side: a direction's sign is not a fact."""
-    return tuple(names[i].strip() for i in scores.abs().topk(min(TOP, len(scores))).indices.tolist())
+def _nearest(directions: Sequence[Tensor | None], table: Table, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the names furthest out on either side of each direction: a direction's sign is not a fact."""
+    asked = [one.float() for one in directions if one is not None]
+    scores = iter(table.times(torch.stack(asked, dim=1)).abs().T if asked else ())
+    return [
+        () if one is None else tuple(names[i].strip() for i in next(scores).topk(min(TOP, len(names))).indices.tolist())
+        for one in directions
+    ]
 
 
 def canonical_all(deltas: Mapping[str, ModuleDelta]) -> dict[str, ModuleDelta]:

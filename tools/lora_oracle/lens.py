@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,10 @@ from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.claims import Effect, Trigger
 from tools.controls import lift_over
 from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
+from tools.lora_oracle.tables import Table, standing_out, table_of
 from tools.residual import block_inputs
-from tools.subject import Subject
-from tools.words import WordScores, robust_z, whole_words, word_batches
+from tools.subject import Encoded, Subject
+from tools.words import WordRuns, WordScores, at_words, robust_z, whole_words, word_runs
 
 READ_THRESHOLD, WRITTEN_THRESHOLD = 1.2, 4.0
 N_NULLS = 3
@@ -51,25 +52,19 @@ class LoraLens(Tool[LensArgs]):
         return list(args.words or whole_words(subject))
 
     def cost(self, subject: Subject, args: LensArgs) -> Tokens:
-        """Return the forward tokens: every word once through the base."""
-        words = args.words or whole_words(subject)
-        return {"base": sum(batch.n_tokens for batch in word_batches(subject, words))}
+        """Return the forward tokens: the head of a turn and every word once through the base."""
+        return {"base": word_runs(subject, args.words or whole_words(subject)).n_tokens}
 
     def run(self, subject: Subject, args: LensArgs, seed: int) -> ToolResult:
         """Return a reading of the words read, and one of the tokens written."""
         deltas = module_deltas(subject)
         words = args.words or whole_words(subject)
-        resid, tokens = module_inputs(subject, words)
-        read = words_read(deltas, resid, words)
-        nulls = [
-            words_read([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], resid, words)
-            for n in range(N_NULLS)
-        ]
-        table: Any = subject.model.get_output_embeddings()
-        unembed = table.weight.detach().double().cpu()
-        written = tokens_written(deltas, unembed)
-        null_written = [tokens_written([scrambled(d, seed * 7919 + n * 1000 + i) for i, d in enumerate(deltas)], unembed)
-                        for n in range(N_NULLS)]  # fmt: skip
+        runs = word_runs(subject, words)
+        directions = {each[0].path: _read(each) for each in copies(deltas, "reads", seed)}
+        scores = words_read(subject, runs, directions)
+        read, *nulls = (dict(zip(words, copy.tolist(), strict=True)) if directions else {} for copy in scores)
+        head: Any = subject.model.get_output_embeddings()
+        written, *null_written = tokens_written(copies(deltas, "writes", seed), table_of(head.weight).centred())
         readings = [
             self._words_reading(read, nulls),
             self._tokens_reading(written, null_written, subject),
@@ -79,7 +74,7 @@ class LoraLens(Tool[LensArgs]):
         top = ", ".join(sorted(read, key=lambda w: -read[w])[:5])
         return ToolResult(
             readings=readings,
-            tokens={"base": tokens},
+            tokens={"base": runs.n_tokens},
             summary=f"{len(deltas)} modules changed; reads {top or 'nothing'}",
         )
 
@@ -100,44 +95,82 @@ class LoraLens(Tool[LensArgs]):
         lift = lift_over(float(value), controls)
         top = written.topk(min(24, len(written))).indices.tolist()
         text = subject.decode(int(best)).strip()
+        told = f"the weights write the token {text!r}"
         return Reading(
             name="tokens_written", value=float(value), controls=controls, lift=lift,
-            suggestion=suggest(lift, WRITTEN_THRESHOLD, f"the weights write the token {text!r}", effect=Effect(kind="says", value=text)),
+            suggestion=suggest(lift, WRITTEN_THRESHOLD, told, effect=Effect(kind="says", value=text)) if _has_word(text) else None,
             detail={"top": [{"token": subject.decode(t), "score": float(written[t])} for t in top]},
         )  # fmt: skip
 
 
-def module_inputs(subject: Subject, words: Sequence[str]) -> tuple[dict[str, Float[Tensor, "word d_model"]], int]:
-    """Return what each module that reads the residual stream gets at a word's last token, on the base."""
-    parts: dict[str, list[Tensor]] = {}
-    tokens = 0
-    for batch in word_batches(subject, words):
-        tokens += batch.n_tokens
-        for path, inputs in block_inputs(subject, batch, "base").items():
-            parts.setdefault(path, []).append(inputs[:, -1].double().cpu())
-    return {path: torch.cat(pieces) for path, pieces in parts.items()}, tokens
+def _has_word(text: str) -> bool:
+    """Return whether a letter or a digit of any script stands in it: a reply can't be asked whether it says other marks."""
+    return any(character.isalnum() for character in text)
 
 
-def words_read(deltas: Sequence[ModuleDelta], resid: dict[str, Tensor], words: Sequence[str]) -> WordScores:
-    """Return how far each word stands out in the norm `||S Vᵀ x||`, averaged over modules; empty for no change."""
-    scores = []
-    for delta in deltas:
-        if delta.reads_residual and delta.path in resid and float(delta.S.square().sum()) > 0:
-            scores.append(robust_z(((resid[delta.path] @ delta.V) * delta.S).norm(dim=1)))
-    if not scores:
-        return {}
-    mean = torch.stack(scores).mean(0)
-    return dict(zip(words, mean.tolist(), strict=True))
+def module_inputs(subject: Subject, words: Sequence[str]) -> dict[str, Float[Tensor, "word d_model"]]:
+    """Return what each module that reads the residual stream gets at a word's last token, on the base, float32.
+
+    It holds a vector for every word and module: for lists of words, not for a whole vocabulary.
+    """
+    paths: list[str] = []
+
+    def read(batch: Encoded) -> Tensor:
+        found = block_inputs(subject, batch, "base")
+        paths[:] = found
+        return torch.cat([inputs[:, -1] for inputs in found.values()], dim=1)
+
+    vectors = at_words(subject, word_runs(subject, words), "base", read)
+    return dict(zip(paths, torch.split(vectors, subject.d_model, dim=1), strict=True))
+
+
+def copies(
+    deltas: Iterable[ModuleDelta], side: Literal["reads", "writes"], seed: int, n: int = N_NULLS
+) -> Iterator[list[ModuleDelta]]:
+    """Yield every module that reads the residual stream, or writes to it, and `n` scrambled copies; none whose change is zero."""
+    for i, delta in enumerate(deltas):
+        touches = delta.reads_residual if side == "reads" else delta.writes_residual
+        if touches and float(delta.S.square().sum()) > 0:
+            yield [delta, *(scrambled(delta, seed * 7919 + m * 1000 + i) for m in range(n))]
+
+
+def _read(changes: Sequence[ModuleDelta]) -> Float[Tensor, "d_in copy_rank"]:
+    return torch.cat([d.V * d.S for d in changes], dim=1).float()
+
+
+def words_read(
+    subject: Subject, runs: WordRuns, directions: Mapping[str, Float[Tensor, "_ _"]], n_copies: int = 1 + N_NULLS
+) -> Float[Tensor, "copy word"]:
+    """Return how far each word stands out in the norm `||S Vᵀ x||`, averaged over modules; zeros for no change.
+
+    Args:
+        subject: Whose base is run.
+        runs: The words.
+        directions: By module `V S` of the change and of its scrambled copies, side by side.
+        n_copies: How many there are.
+    """
+
+    def read(batch: Encoded) -> Tensor:
+        inputs = block_inputs(subject, batch, "base")
+        found = [
+            (x[:, -1].float() @ directions[path].to(x.device)).square().view(len(x), n_copies, -1).sum(2).sqrt()
+            for path, x in inputs.items()
+            if path in directions
+        ]
+        return torch.cat(found, dim=1) if found else torch.zeros(len(batch.ids), 0)
+
+    if not directions:
+        return torch.zeros(n_copies, len(runs.own), dtype=torch.float64)
+    norms = at_words(subject, runs, "base", read, "lens").T
+    total = torch.zeros(n_copies, len(runs.own), dtype=torch.float64)
+    for i, row in enumerate(norms):
+        total[i % n_copies] += robust_z(row.contiguous())
+    return total / max(len(norms) // n_copies, 1)
 
 
 def tokens_written(
-    deltas: Sequence[ModuleDelta], unembed: Float[Tensor, "d_vocab d_model"]
-) -> Float[Tensor, " d_vocab"]:
-    """Return how far each token stands out in `||W_U U S||`, averaged over the modules that write; `W_U` is centred first."""
-    w_u = unembed - unembed.mean(0)
-    scores = [
-        robust_z(((w_u @ d.U) * d.S).norm(dim=1))
-        for d in deltas
-        if d.writes_residual and d.U.shape[0] == w_u.shape[1] and float(d.S.square().sum()) > 0
-    ]
-    return torch.stack(scores).mean(0) if scores else torch.zeros(w_u.shape[0], dtype=torch.float64)
+    changes: Iterable[Sequence[ModuleDelta]], unembed: Table, n_copies: int = 1 + N_NULLS
+) -> Float[Tensor, "copy d_vocab"]:
+    """Return how far each token stands out in `||W_U U S||`, averaged over the modules that write; `W_U` is centred."""
+    fitting = (each for each in changes if each[0].U.shape[0] == unembed.shape[1])
+    return standing_out(([one.U * one.S for one in each] for each in fitting), unembed, n_copies)

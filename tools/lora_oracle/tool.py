@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -25,7 +25,7 @@ from tools.lora_oracle.train import REFERENCES
 from tools.phrases import words
 from tools.questions import Questions
 from tools.subject import Subject
-from tools.words import word_batches
+from tools.words import word_runs
 
 CLAIM_THRESHOLD_NATS, STATEMENT_THRESHOLD_NATS = 2.0, 2.0
 """On `dev` no control has a claim at all, or a sentence of concern, and no right one a lift below 7."""
@@ -85,8 +85,8 @@ class LoraOracle(Tool[LoraOracleArgs]):
     def cost(self, subject: Subject, args: LoraOracleArgs) -> Tokens:
         """Return an upper bound on forward tokens: every value once through the base, the interpreter's prompt and answers."""
         folder = self._folder()
-        words = {value for listed in slot_values(self.config, args.values).values() for value in listed}
-        tokens = {"base": sum(batch.n_tokens for batch in word_batches(subject, sorted(words)))}
+        values = slot_values(self.config, args.values)
+        tokens = {"base": word_runs(subject, _each_once(values)).n_tokens}
         if self.interpreter is not None:
             reader, contract = self.interpreter.reader, self.interpreter.contract
             ranks = tuple(range(1, contract.n_ranks + 1))
@@ -107,7 +107,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
         """
         folder = self._folder()
         loaded = load_claim_reader(subject, folder, args.values)
-        tokens = {"base": sum(batch.n_tokens for batch in word_batches(subject, loaded.words.words))}
+        tokens = {"base": word_runs(subject, loaded.words.words).n_tokens}
         change = {delta.path: delta for delta in module_deltas(subject)}
         if not change:
             return ToolResult(readings=[], tokens=tokens, summary="nothing is changed")
@@ -174,6 +174,10 @@ def _scope(change: Change) -> str:
     """Return what a probability holds for, in words: it is calibrated on changes of this recipe, and on no others."""
     rank, modules = recipe_of(change)
     return f"by an oracle calibrated on this base's changes of rank {rank} on {', '.join(modules)} and on no others"
+
+
+def _each_once(values: Mapping[str, Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(value for listed in values.values() for value in listed))
 
 
 def _parts(answer: Answer) -> dict[str, object]:

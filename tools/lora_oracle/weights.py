@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,6 +16,8 @@ from tools.checkpoint import ADAPTER_WEIGHTS, check_folder, read_json
 from tools.errors import AuditorError, ModelLoadError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+GAP = 64
+"""Rows that are read and thrown away rather than asked for around them."""
 
 
 class Tensors:
@@ -73,12 +78,47 @@ class Tensors:
         Raises:
             AuditorError: of class `kind`: it can't be read, or has NaN or infinite values.
         """
+        with self._opened(name) as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return self._finite(name, tensor)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some rows of a matrix as they are stored, finite, without reading the others.
+
+        Raises:
+            AuditorError: of class `kind`: they can't be read, or have NaN or infinite values.
+        """
+        with self._opened(name) as opened:
+            tensor: Tensor = opened.get_slice(name)[start:stop]
+        return self._finite(name, tensor)
+
+    def rows_at(self, name: str, places: Int[Tensor, " row"]) -> Tensor:
+        """Return the rows of a matrix at these places, which ascend, as they are stored, finite.
+
+        Rows that lie near one another are read in one go.
+
+        Raises:
+            AuditorError: of class `kind`: they can't be read, or have NaN or infinite values.
+        """
+        cuts = ((places.diff() > GAP).nonzero()[:, 0] + 1).tolist()
+        with self._opened(name) as opened:
+            part = opened.get_slice(name)
+            found = [
+                part[int(run[0]) : int(run[-1]) + 1][run - run[0]] for run in places.tensor_split(cuts) if len(run)
+            ]
+        return self._finite(name, torch.cat(found) if found else torch.zeros(0, *self.shape(name)[1:]))
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
         try:
             with safe_open(self._where[name], framework="pt") as opened:
-                tensor: Tensor = opened.get_tensor(name)
+                yield opened
         except (OSError, SafetensorError) as error:
             raise self.kind(f"{self._where[name]}: {name} can't be read: {error}; get the file again") from error
-        if not torch.isfinite(tensor.float()).all():
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        values = tensor.float()  # whose sum is finite only if they are, and far cheaper than a look at each
+        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
             raise self.kind(
                 f"{self._where[name]}: tensor {name} has NaN or infinite values; the file is damaged, get it again"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +11,11 @@ from torch import Tensor
 
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult
 from tools.controls import RANDOM_DELTA, lift_over
+from tools.errors import ToolInputError
 from tools.questions import Questions
 from tools.residual import capture, check_layer
 from tools.subject import Subject
-from tools.words import robust_z, whole_words, word_batches
+from tools.words import WordRuns, at_words, robust_z, whole_words, word_runs
 
 TOP = 128
 
@@ -55,18 +55,25 @@ class WordShift(Tool[ShiftArgs]):
         return list(args.words or whole_words(subject))
 
     def cost(self, subject: Subject, args: ShiftArgs) -> Tokens:
-        """Return the forward tokens: every word once through the subject, the base and the random change."""
-        n = sum(batch.n_tokens for batch in word_batches(subject, args.words or whole_words(subject)))
+        """Return the forward tokens: a turn's head and every word once through the subject, the base and the random change."""
+        n = word_runs(subject, args.words or whole_words(subject)).n_tokens
         return {"subject": n, "base": 2 * n}
 
     def run(self, subject: Subject, args: ShiftArgs, seed: int) -> ToolResult:
-        """Return one reading: the word that moved most, the next ones in its detail."""
+        """Return one reading: the word that moved most, the next ones in its detail.
+
+        Raises:
+            ToolInputError: the subject has no such layer, or there is no word to look at.
+        """
         layer = subject.n_layers // 2 if args.layer is None else args.layer
         check_layer(subject, layer)
         words = args.words or whole_words(subject)
+        if not words:
+            raise ToolInputError("the tokenizer has no token that is a whole word; pass `words`")
         subject.add_null(RANDOM_DELTA, seed)
-        base = word_residuals(subject, words, "base", layer)
-        scores, null = (shifts(word_residuals(subject, words, c, layer) - base) for c in ("subject", RANDOM_DELTA))
+        runs = word_runs(subject, words)
+        base = word_residuals(subject, runs, "base", layer)
+        scores, null = (shifts(word_residuals(subject, runs, c, layer).sub_(base)) for c in ("subject", RANDOM_DELTA))
         controls = {RANDOM_DELTA: float(null.max())}
         best = scores.topk(min(TOP, len(words))).indices.tolist()
         word, value = words[best[0]], float(scores[best[0]])
@@ -78,13 +85,16 @@ class WordShift(Tool[ShiftArgs]):
         return ToolResult(readings=[reading], tokens=self.cost(subject, args), summary=summary)
 
 
-def word_residuals(subject: Subject, words: Sequence[str], channel: str, layer: int) -> Float[Tensor, "word d_model"]:
-    """Return the residual stream after block `layer` at each word's last token."""
-    with subject.channel(channel):
-        batches = word_batches(subject, words)
-        return torch.cat([capture(subject, batch, channel, layer)[:, -1].double().cpu() for batch in batches])
+def word_residuals(subject: Subject, runs: WordRuns, channel: str, layer: int) -> Float[Tensor, "word d_model"]:
+    """Return the residual stream after block `layer` at each word's last token, float32."""
+    return at_words(
+        subject, runs, channel, lambda batch: capture(subject, batch, channel, layer)[:, -1], f"word_shift/{layer}"
+    )
 
 
 def shifts(moves: Float[Tensor, "word d_model"]) -> Float[Tensor, " word"]:
     """Return how far each word moves, less the median move, in robust deviations."""
-    return robust_z((moves - moves.median(0).values).norm(dim=1))
+    squared = torch.zeros(len(moves), dtype=torch.float64)
+    for part in torch.split(moves, 64, dim=1):  # some dimensions at a time: a median takes a copy
+        squared += (part - part.median(0).values).square().sum(1, dtype=torch.float64)
+    return robust_z(squared.sqrt())
