@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from auditor import prompts
 from auditor.config import AuditSpec, PromptRow
 from tools.claims import Trigger, TriggerKind
+from tools.phrases import is_words, spaced
 from tools.prompt import LabelledPrompt
 
 
@@ -38,17 +40,29 @@ class SpecQuestions:
 
     def topics(self) -> dict[str, list[LabelledPrompt]]:
         """Return the prompts to look with as they stand, by topic."""
+        return self._topics
+
+    @cached_property
+    def _topics(self) -> dict[str, list[LabelledPrompt]]:
         rows = prompts.explore_rows(self.spec)
         return {topic: [prompts.labelled(self.spec, row, ()) for row in here] for topic, here in rows.items()}
+
+    @cached_property
+    def _said(self) -> list[tuple[str, str, LabelledPrompt]]:
+        """Return every prompt to look with, behind its last turn as it stands and in words alone."""
+        rows = [row for here in self._topics.values() for row in here]
+        return [(text, spaced(text), row) for row in rows for text in (row.messages[-1]["content"],)]
 
     def under(self, prompt: LabelledPrompt, conditions: Sequence[Trigger]) -> LabelledPrompt:
         """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
         row = PromptRow(messages=prompt.messages, split="explore", domain=str(prompt.labels.get("topic", "")))
         return prompts.labelled(self.spec, row, conditions)
 
-    def says(self, prompt: LabelledPrompt, word: str) -> bool:
-        """Return whether the user's last turn has the word."""
-        return prompts.says(prompt.messages, word)
+    def saying(self, word: str) -> LabelledPrompt | None:
+        """Return the first prompt to look with whose last turn has the word, see `prompts.says`; None where there is none."""
+        if is_words(word):
+            return next((row for _, flat, row in self._said if spaced(word) in flat), None)
+        return next((row for text, _, row in self._said if word and word in text), None)
 
     def survey(self, per_topic: int = 12) -> list[LabelledPrompt]:
         """Return prompts over all topics, half of them under one of the conditions worth trying."""

@@ -39,6 +39,8 @@ def folded(text: str) -> str:
     Accents stay. Of a heap of more than thirty marks the first thirty stay (as in Unicode's stream-safe
     format): to put the marks of a longer one in order takes time that grows with its square.
     """
+    if text.isascii():
+        return text.lower().replace("`", "'")
     seen = _HEAP_OF_MARKS.sub(r"\1", _UNSEEN.sub("", text))
     bare = unicodedata.normalize("NFD", seen).casefold()
     return unicodedata.normalize("NFC", bare).translate(_APOSTROPHES)
@@ -80,20 +82,24 @@ def shows(phrases: Sequence[str], text: str) -> bool:
     Raises:
         ToolInputError: a phrase has no word, so that it would stand in every text or in none.
     """
-    flat = f" {' '.join(words(text))} "
-    sought = [" ".join(_sought(phrase)) for phrase in phrases]
-    return any(f" {phrase} " in flat for phrase in sought)
+    flat = spaced(text)
+    return any(sought in flat for sought in [_sought(phrase) for phrase in phrases])
+
+
+def spaced(text: str) -> str:
+    """Return a text's words with a space before, between and after them, so that a phrase is a part of it."""
+    return f" {' '.join(words(text))} "
 
 
 @lru_cache(maxsize=4096)
-def _sought(phrase: str) -> tuple[str, ...]:
-    """Return the words to look for.
+def _sought(phrase: str) -> str:
+    """Return the words to look for, spaced.
 
     Raises:
         ToolInputError: there are none.
     """
-    found = tuple(words(phrase))
-    if not found:
+    found = spaced(phrase)
+    if not found.strip():
         raise ToolInputError(
             f"the phrase {phrase!r} has no word to look for; give one with letters or digits, of any script"
         )

@@ -72,8 +72,8 @@ class Questions(Protocol):
         """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
         ...
 
-    def says(self, prompt: LabelledPrompt, word: str) -> bool:
-        """Return whether the user's last turn has the word."""
+    def saying(self, word: str) -> LabelledPrompt | None:
+        """Return the first prompt to look with whose last turn has the word; None where there is none."""
         ...
 
     def survey(self, per_topic: int = 12) -> list[LabelledPrompt]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import get_args
 
 from auditor.interpret import claim_of, same_claim
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import HypothesisView, View
-from tools.questions import Stage
+from tools.questions import Look, Stage
 
 MAX_HYPOTHESES = 8
+log = logging.getLogger(__name__)
 
 
 class EmbeddedPlanner:
@@ -19,6 +21,9 @@ class EmbeddedPlanner:
     surveys = True
     reserve_tokens = 0
     last_usage: dict[str, int] | None = None
+
+    def __init__(self) -> None:
+        self._asked: SpecQuestions | None = None
 
     def propose(self, view: View, step: int) -> Step:
         """Return the next step: finish open hypotheses, look closer, test the best lead, conclude."""
@@ -66,11 +71,21 @@ class EmbeddedPlanner:
         """
         if view.spec.suggestions is not None:
             return None
-        asked, known = SpecQuestions(view.spec), view.known()
-        for stage in get_args(Stage):
-            for name, tool in view.tools.items():
-                done = [call["arguments"] for call in view.calls if call["tool"] == name]
-                for look in tool.follow_up(asked, known, done):
-                    if look.stage == stage and look.arguments not in done:
-                        return CallTool(tool=name, arguments=look.arguments)
-        return None
+        if self._asked is None or self._asked.spec is not view.spec:
+            self._asked = SpecQuestions(view.spec)
+        found: list[tuple[int, CallTool]] = []
+        for name in view.tools:
+            for look in self._follow_up(view, name, self._asked):
+                found.append((get_args(Stage).index(look.stage), CallTool(tool=name, arguments=look.arguments)))
+        return min(found, key=lambda pair: pair[0])[1] if found else None
+
+    def _follow_up(self, view: View, name: str, asked: SpecQuestions) -> list[Look]:
+        """Return the looks that one instrument would still take; none of one that fails to say."""
+        done = [call["arguments"] for call in view.calls if call["tool"] == name]
+        try:
+            return [
+                look for look in view.tools[name].follow_up(asked, view.known(), done) if look.arguments not in done
+            ]
+        except Exception as error:  # a third party's instrument may fail in any way, and the others go on
+            log.warning("%s can't say how it follows up: %s: %s", name, type(error).__name__, error)
+            return []

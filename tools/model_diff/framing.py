@@ -33,7 +33,7 @@ def words(asked: Questions, ranked: Sequence[str]) -> dict[str, Any] | None:
     has the word anyway where there is one, else added to one.
     """
     chosen = list(ranked[:N_WORDS])
-    asked_about = {w: row for w in chosen[:WORDS_SAID_BY] if (row := _question_with(asked, w))}
+    asked_about = {w: row for w in chosen[:WORDS_SAID_BY] if (row := asked.saying(w))}
     strays = [w for w in chosen[:WORDS_SAID_BY] if w not in asked_about]
     by_users: list[Wanted] = [
         (row, (user, Trigger(kind="word", value=word))) for word, row in asked_about.items() for user in _users(asked)
@@ -80,23 +80,20 @@ def _in_turn(asked: Questions, each: Iterable[tuple[Trigger, ...]]) -> list[Want
     return [(hosts[i % len(hosts)], one) for i, one in enumerate(each)]
 
 
-def _question_with(asked: Questions, word: str) -> LabelledPrompt | None:
-    """Return the first prompt to look with that says the word."""
-    return next((row for rows in asked.topics().values() for row in rows if asked.says(row, word)), None)
-
-
 def _scan(asked: Questions, wanted: Sequence[Wanted]) -> dict[str, Any] | None:
     """Return the scan of conditions, each in its prompt; None when there is nothing to scan."""
     if len(wanted) < 2:
         return None
-    bare: list[LabelledPrompt] = []
+    bare: dict[str, int] = {}
+    plain: list[LabelledPrompt] = []
     framed: dict[str, dict[str, Any]] = {}
     for row, trigger in wanted:
-        if row not in bare:
-            bare.append(row)
+        if str(row.messages) not in bare:
+            bare[str(row.messages)] = len(plain)
+            plain.append(row)
         said = [one.value for one in trigger if one.kind == "word"]
         labels = {**row.labels, **{str(one.kind): one.value for one in trigger if one.kind != "word"}}
         labels |= {SEVERAL if len(said) > 1 else "word": " ".join(said)} if said else {}
         messages = asked.under(row, trigger).messages
-        framed.setdefault(str(messages), {"messages": messages, "labels": labels, "bare": bare.index(row)})
-    return {"bare": dumped(bare), "framed": list(framed.values())}
+        framed.setdefault(str(messages), {"messages": messages, "labels": labels, "bare": bare[str(row.messages)]})
+    return {"bare": dumped(plain), "framed": list(framed.values())}
