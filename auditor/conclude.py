@@ -127,16 +127,12 @@ def not_looked_at(view: View) -> list[str]:
         f"{c['tool']} {'was left out' if _left_out(c) else 'failed'}: {c['error']}"
         for c in view.calls if c["state"] == "failed"
     ]  # fmt: skip
-    failed += [
-        f"{c['tool']}: {c['result']['summary']}"
-        for c in view.calls
-        if "(cut to " in str((c["result"] or {}).get("summary"))
-    ]
+    cut = [f"{c['tool']} was cut to {c['result']['cut']}" for c in view.calls if (c["result"] or {}).get("cut")]
     kinds = {group.kind for group in view.spec.vocabulary.triggers.values()}
     unseen = [f"triggers of kind {k} were not tried" for k in ("user", "system", "turn") if k not in kinds]
     open_leads = view.open_leads()
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
-    return [*skipped, *failed, *unseen, *left, "triggers of three conditions and more"]
+    return [*skipped, *failed, *cut, *unseen, *left, "triggers of three conditions and more"]
 
 
 def seconds_of(ledger: Ledger, audit_id: str) -> float:

@@ -138,7 +138,7 @@ def call_tool(desk: Desk, call: CallTool, step: int, allowed: int) -> None:
             {
                 **common,
                 "state": "settled",
-                "result": {"summary": f"{result.summary}{f' (cut to {cut})' if cut else ''}", "tokens": result.tokens},
+                "result": {"summary": result.summary, "tokens": result.tokens, **({"cut": cut} if cut else {})},
                 "error": None,
             },
         ),

@@ -27,7 +27,8 @@ def of_call(desk: Desk, call: CallTool) -> str:
     """Return what a call came to, as its last row has it."""
     row = next(r for r in reversed(desk.ledger.rows("tool_calls", desk.audit_id, tool=call.tool)) if _is(r, call))
     if row["state"] == "settled":
-        return f"{call.tool}: {str(row['result']['summary'])[:CAP]}"
+        cut = row["result"].get("cut")
+        return f"{call.tool}: {str(row['result']['summary'])[:CAP]}{f' (cut to {cut})' if cut else ''}"
     return f"{call.tool} {'left out' if (row['result'] or {}).get('left_out') else 'failed'}: {str(row['error'])[:CAP]}"
 
 

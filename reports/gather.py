@@ -51,6 +51,7 @@ def gather(ledger: Ledger, audit_id: str) -> Report:
         weights=tuple(Weights(s["seq"], s["role"], s["path"], tuple(sorted(s["files"].items()))) for s in subjects),
         checked=next((Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "subject_checked"), None),
         notes=tuple(Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "subject_note"),
+        foreseen=next((Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "foreseen"), None),
         findings=_findings(rows, hypotheses, view),
         hypotheses=tuple(hypotheses.values()),
         leads=_leads(view),
@@ -204,11 +205,16 @@ def _calls(rows: list[Row]) -> tuple[CallRecord, ...]:
             row["state"],
             row["step"],
             _n_prompts(row["arguments"]),
-            row["error"] or (row["result"] or {}).get("summary", ""),
+            row["error"] or _said(row["result"] or {}),
             tuple(sorted((row["result"] or {}).get("tokens", {}).items())),
         )
         for row in latest.values()
     )
+
+
+def _said(result: Row) -> str:
+    cut = f"cut to {result['cut']}; " if "cut" in result else ""
+    return f"{cut}{result.get('summary', '')}"
 
 
 def _n_prompts(arguments: Row) -> int | None:
@@ -245,11 +251,14 @@ def _end(events: Iterable[Row]) -> End | None:
 def _spent(ledger: Ledger, audit_id: str, limit: int) -> Spent:
     rows = ledger.rows("budget", audit_id)
     settled = {row["key"] for row in rows if row["state"] == "settled"}
-    by_role = Budget(ledger, audit_id, limit).spent_by_role()
+    budget, released = Budget(ledger, audit_id, limit), ledger.rows("events", audit_id, kind="released")
+    closed = settled | {event["key"] for event in released}
     return Spent(
         limit,
-        tuple(sorted(by_role.items())),
+        tuple(sorted(budget.spent_by_role().items())),
         sum(row["seconds"] for row in rows),
         tuple(r["seq"] for r in rows),
-        tuple(row["seq"] for row in rows if row["key"] not in settled),
+        tuple(row["seq"] for row in rows if row["key"] not in closed),
+        budget.lost(),
+        tuple(event["seq"] for event in released),
     )

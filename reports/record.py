@@ -73,13 +73,18 @@ class EarlierAudit:
 
 @dataclass(frozen=True)
 class Spent:
-    """Forward tokens by role, with the rows that say so; `open` are calls reserved and never settled."""
+    """Forward tokens by role, with the rows that say so; `open` are calls reserved and never settled.
+
+    `lost` are forward tokens that interruptions lost, no part of what was spent, and `released` the rows that say so.
+    """
 
     limit: int
     by_role: tuple[tuple[str, int], ...]
     seconds: float
     seqs: tuple[int, ...]
     open: tuple[int, ...]
+    lost: int
+    released: tuple[int, ...]
 
     @property
     def total(self) -> int:
@@ -150,6 +155,7 @@ class Report:
     weights: tuple[Weights, ...]
     checked: Note | None
     notes: tuple[Note, ...]
+    foreseen: Note | None
     findings: tuple[FindingRecord, ...]
     hypotheses: tuple[HypothesisRecord, ...]
     leads: tuple[LeadRecord, ...]

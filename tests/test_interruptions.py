@@ -12,6 +12,8 @@ from auditor.budget import MAX_CUTS, Budget
 from auditor.errors import BudgetError
 from auditor.ledger import Ledger
 from auditor.unfinished import Unfinished
+from reports.gather import gather
+from reports.render import to_markdown
 from tools.kept import once
 
 
@@ -76,6 +78,17 @@ def test_what_interruptions_lose_has_a_cap_of_its_own(budget):
         budget.release(all_of_it)
     with pytest.raises(BudgetError, match="interruptions have lost 1600 forward tokens"):
         budget.reserve("call/z", {"subject": 1})
+
+
+def test_a_report_tells_what_interruptions_lost_apart_from_what_was_spent(budget):
+    budget.reserve("call/x", {"subject": 300})
+    budget.release(all_of_it)
+    reservation = budget.reserve("call/x", {"subject": 300})
+    budget.ledger.append_many("a1", [budget.settled_row(reservation, {"subject": 250}, 1.0)])
+    report = to_markdown(gather(budget.ledger, "a1"))
+    assert "| together | 250 of 300,000 |" in report
+    assert "Interruptions lost 300 forward tokens more, in 1 call that had to be made again" in report
+    assert "never settled" not in report
 
 
 @settings(deadline=None, max_examples=30)
