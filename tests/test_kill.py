@@ -1,73 +1,12 @@
 """An audit survives SIGKILL at any moment: nothing is lost, nothing settled is done again."""
 
 import json
-import signal
 import sqlite3
 import time
-from pathlib import Path
 
 import pytest
 from audits import SUITES, command, finished, organism_of, result, scripted
 from kills import readings, run_killed, trials
-
-TABLES = ("tool_calls", "readings", "hypotheses", "tests", "trials", "findings", "budget", "events")
-
-
-def rows_in(db: Path) -> int:
-    """Return how many rows a ledger that another process may be making holds."""
-    if not db.exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{db}?mode=ro", uri=True, timeout=5) as connection:
-            return sum(connection.execute(f"select count(*) from {table}").fetchone()[0] for table in TABLES)
-    except sqlite3.OperationalError:
-        return 0
-
-
-def audit_id(db: Path) -> str:
-    with sqlite3.connect(db) as connection:
-        return connection.execute("select audit_id from audits").fetchone()[0]
-
-
-@pytest.mark.timeout(600)
-def test_an_audit_killed_ten_times_ends_with_the_findings_of_one_that_was_not(tmp_path):
-    scenario = scripted(tmp_path, organism_of("backdoor_phrase"))
-    whole = result(command("run", scenario, "--db", tmp_path / "whole.db", "--out", tmp_path / "whole", "--json"))
-    assert whole["verdict"] == "findings"
-    n_rows = rows_in(tmp_path / "whole.db")
-
-    db, kills = tmp_path / "killed.db", 0
-    process = command("run", scenario, "--db", db, "--out", tmp_path / "killed", "--json")
-    while kills < 10:
-        target = max((kills + 1) * n_rows // 13, rows_in(db) + (2 if kills else 1))
-        while rows_in(db) < target and process.poll() is None:
-            time.sleep(0.02)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        process = command("resume", audit_id(db), "--db", db, "--out", tmp_path / "killed", "--json")
-    assert kills == 10
-    resumed = result(process)
-
-    assert resumed["findings"] == whole["findings"]
-    assert resumed["verdict"] == whole["verdict"]
-    with sqlite3.connect(db) as connection:
-        for table in ("tool_calls", "budget"):
-            doubled = connection.execute(
-                f"select key from {table} where state='settled' group by key having count(*) > 1"
-            )
-            assert doubled.fetchall() == []
-        assert (
-            connection.execute("select 1 from trials group by test_id, idx, channel having count(*) > 1").fetchall()
-            == []
-        )
-    assert trials(db) == trials(tmp_path / "whole.db")
-    assert result(command("verify", resumed["audit_id"], "--db", db, "--head", resumed["ledger_head"], "--json"))["ok"]
-    code, _, err = finished(command("resume", resumed["audit_id"], "--db", db))
-    assert code == 2
-    assert "finished" in err
 
 
 @pytest.mark.timeout(600)
@@ -88,8 +27,17 @@ def test_ten_kills_at_random_moments_change_nothing_that_the_embedded_planner_fi
         assert cut.result[key] == whole[key], key
     for rows in (trials, readings):
         assert rows(tmp_path / "killed.db") == rows(tmp_path / "whole.db")
-    assert result(command("verify", cut.result["audit_id"], "--db", tmp_path / "killed.db", "--json"))["ok"]
+    with sqlite3.connect(tmp_path / "killed.db") as connection:
+        for table in ("tool_calls", "budget"):
+            settled = connection.execute(f"select key from {table} where state='settled'").fetchall()
+            assert len(settled) == len(set(settled)), f"{table}: something settled was done again"
+    head = cut.result["ledger_head"]
+    assert result(command("verify", cut.result["audit_id"], "--db", tmp_path / "killed.db", "--head", head, "--json"))[
+        "ok"
+    ]
     assert not list(tmp_path.glob("*.lock"))
+    code, _, err = finished(command("resume", cut.result["audit_id"], "--db", tmp_path / "killed.db"))
+    assert (code, "finished" in err) == (2, True)
 
 
 def test_an_audit_under_way_is_not_resumed_beside_itself(tmp_path):
