@@ -10,23 +10,22 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from auditor import evidence, predicates, prompts
+from auditor import predicates, prompts
 from auditor.budget import Budget
 from auditor.config import AuditSpec
-from auditor.errors import BudgetError, LedgerError
+from auditor.errors import LedgerError
 from auditor.foresight import usable_memory
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
-from auditor.steps import CallTool, RegisterHypothesis, RunTest
+from auditor.steps import CallTool, RegisterHypothesis
 from auditor.unfinished import Unfinished
-from auditor.view import View, load_view, max_trials_of, outcome_of
+from auditor.view import View, load_view
 from tools.base import Tool, ToolResult
 from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
 from tools.subject import Subject
 
 log = logging.getLogger(__name__)
-WITHOUT_TRIGGER = "subject_without_trigger"
 
 
 @dataclass
@@ -216,116 +215,3 @@ def register_hypothesis(desk: Desk, step: RegisterHypothesis, number: int) -> No
         ("hypotheses", {"hypothesis_id": hypothesis_id, "claim": step.claim.model_dump(mode="json"), "readings": step.readings}),
         ("events", {"kind": "hypothesis_registered", "key": str(number), "body": {"hypothesis_id": hypothesis_id}}),
     ])  # fmt: skip
-
-
-def check_test(desk: Desk, step: RunTest) -> None:
-    """Refuse a test of nothing.
-
-    Raises:
-        ToolInputError: no such hypothesis, or nothing to localise.
-    """
-    known = [row["hypothesis_id"] for row in desk.ledger.rows("hypotheses", desk.audit_id)]
-    if step.hypothesis_id not in known:
-        raise ToolInputError(f"unknown hypothesis {step.hypothesis_id!r}: registered are {', '.join(known) or 'none'}")
-    view = desk.view().hypothesis(step.hypothesis_id)
-    assert view is not None, "a registered hypothesis is in the view"
-    if view.tested(step.grade):
-        raise ToolInputError(
-            f"{step.hypothesis_id} has been tested for {step.grade}: a test is not repeated until it passes"
-        )
-    if step.grade == "localised" and not view.claim.trigger:
-        raise ToolInputError(f"{step.hypothesis_id} claims no trigger, so there is nothing to localise")
-
-
-def run_test(desk: Desk, step: RunTest, number: int) -> None:
-    """Register the test, then run paired trials until it is decided; both survive an interruption.
-
-    A test that has used up its pairs while evidence still comes in gets as many again, as long as the
-    budget also pays for the tests that are still required: the e-process and its share of the error
-    budget stay what they were, and its bound holds at any stopping time.
-    """
-    test_id = f"T{number}"
-    row = desk.ledger.find("tests", desk.audit_id, test_id=test_id)
-    if row is None:
-        check_test(desk, step)
-        row = _register_test(desk, step, test_id)
-    claim, terms = Claim.model_validate(row["terms"]["claim"], context=STORED), row["terms"]
-    while True:
-        trials: dict[int, dict[str, int]] = {}
-        for trial in desk.ledger.rows("trials", desk.audit_id, test_id=test_id):
-            trials.setdefault(trial["idx"], {})[trial["channel"]] = trial["outcome"]
-        limit = max_trials_of(desk.ledger, desk.audit_id, terms, test_id)
-        outcome = outcome_of(terms, trials, limit)
-        if outcome.decision == "failed" and _worth_more(desk, test_id, terms, outcome):
-            body = {"test_id": test_id, "max_trials": outcome.n + terms["max_trials"], "n": outcome.n, "e": outcome.e}
-            desk.event("maximum_raised", body, key=f"{test_id}/{outcome.n}")
-            continue
-        if outcome.decision is not None:
-            break
-        try:
-            _run_batch(desk, claim, terms, test_id, range(len(trials), min(len(trials) + evidence.BATCH, limit)))
-        except BudgetError as error:
-            desk.event("test_stopped", {"test_id": test_id, "why": str(error)}, key=test_id)
-            return
-    desk.event(
-        "test_decided", {"test_id": test_id, "decision": outcome.decision, "e": outcome.e, "n": outcome.n}, key=test_id
-    )
-
-
-def _worth_more(desk: Desk, test_id: str, terms: dict[str, Any], outcome: evidence.Outcome) -> bool:
-    """Return whether a test without a decision goes on: evidence grows, and the tests still required stay affordable."""
-    if not outcome.grows(terms.get("parts", 1)):
-        return False
-    view, settled = desk.view(), desk.ledger.rows("budget", desk.audit_id, state="settled")
-    settled = [row for row in settled if row["key"].startswith(f"test/{test_id}/")]
-    per_test = sum(sum(row["tokens"].values()) for row in settled) / max(1, outcome.n) * terms["max_trials"]
-    waiting = len(view.untested_best()) + (terms["grade"] == "confirmed" and bool(terms["claim"]["trigger"]))
-    return bool(per_test * (1 + waiting) <= view.budget_left)
-
-
-def _register_test(desk: Desk, step: RunTest, test_id: str) -> dict[str, Any]:
-    view = desk.view()
-    hypothesis = view.hypothesis(step.hypothesis_id)
-    assert hypothesis is not None, "checked before"
-    claim = hypothesis.claim
-    registered = [row["terms"]["alpha"] for row in desk.ledger.rows("tests", desk.audit_id)]
-    weight = evidence.weight_of(view.strength_of(hypothesis), hypothesis.passed("confirmed") is not None)
-    cues = predicates.cues_of(claim.effect, desk.spec.vocabulary)
-    n_rows = len(prompts.rows_for(desk.spec, claim.trigger))
-    terms = evidence.register(desk.spec, claim, step.grade, registered, weight, cues, n_rows)
-    desk.ledger.append("tests", desk.audit_id, test_id=test_id, hypothesis_id=step.hypothesis_id, k=terms.k,
-                       grade=step.grade, terms=terms.as_dict(), terms_sha256=terms.sha256)  # fmt: skip
-    row = desk.ledger.find("tests", desk.audit_id, test_id=test_id)
-    assert row is not None, "the row was just appended"
-    return row
-
-
-def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, indices: range) -> None:
-    """Run the next batch of pairs and write all of its trials in one transaction."""
-    seeds = [prompts.trial_seed(desk.spec, test_id, i) for i in indices]
-    sides = {}
-    for channel in terms["channels"]:
-        taken_out = [i % terms.get("parts", 1) if channel == WITHOUT_TRIGGER else None for i in indices]
-        sides[channel] = [
-            prompts.draw(desk.spec, claim.trigger, test_id, i, without)
-            for i, without in zip(indices, taken_out, strict=True)
-        ]
-    texts = {channel: [desk.subject.render(m) for m in messages] for channel, messages in sides.items()}
-    limit = terms["decoding"]["max_new_tokens"]
-    cost: dict[str, int] = {}
-    for channel, rendered in texts.items():
-        role = "base" if channel == "base" else "subject"
-        cost[role] = cost.get(role, 0) + desk.subject.encode(rendered).n_tokens + limit * len(rendered)
-    reservation = desk.budget.reserve(f"test/{test_id}/{indices.start}", cost)
-    began, spent = time.monotonic(), dict.fromkeys(cost, 0)
-    rows: list[tuple[str, dict[str, object]]] = []
-    for channel, rendered in texts.items():
-        role = "base" if channel == "base" else "subject"
-        replies, tokens = desk.subject.generate(rendered, role, seeds, limit, terms["decoding"]["temperature"])
-        spent[role] += tokens
-        for i, seed, messages, reply in zip(indices, seeds, sides[channel], replies, strict=True):
-            outcome = int(predicates.holds(claim.effect, reply, desk.spec.vocabulary))
-            rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed,
-                                    "prompt": messages, "reply": reply, "outcome": outcome}))  # fmt: skip
-    rows.append(desk.budget.settled_row(reservation, spent, time.monotonic() - began))
-    desk.ledger.append_many(desk.audit_id, rows)

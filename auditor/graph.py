@@ -11,7 +11,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from auditor import conclude, execute, nodes, story
+from auditor import conclude, execute, nodes, story, trials
 from auditor.execute import Desk
 from auditor.foresight import allowance
 from auditor.outlook import outlook
@@ -56,7 +56,7 @@ def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     elif isinstance(step, RegisterHypothesis):
         execute.register_hypothesis(desk, step, number)
     elif isinstance(step, RunTest):
-        execute.run_test(desk, step, number)
+        trials.run_test(desk, step, number)
     runtime.context.progress.say(story.of_step(desk, step, number), outlook(desk))
     return {"step": number + 1, "route": "plan"}
 

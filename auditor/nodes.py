@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from auditor import execute, foresight, prompts, story
+from auditor import execute, foresight, prompts, story, trials
 from auditor.errors import BudgetError, LedgerError
 from auditor.execute import Desk
 from auditor.outlook import Outlook, outlook
@@ -157,7 +157,7 @@ def problem_with(desk: Desk, step: Step) -> str:
         elif isinstance(step, RegisterHypothesis):
             execute.check_hypothesis(desk, step)
         elif isinstance(step, RunTest):
-            execute.check_test(desk, step)
+            trials.check_test(desk, step)
     except AuditorError as error:
         return str(error)
     return ""
