@@ -1,6 +1,7 @@
 """A third party's instrument, named in `--tools`, is surveyed, followed up, priced and cut like ours."""
 
 import json
+import re
 
 import planted
 import pytest
@@ -87,6 +88,10 @@ def test_it_is_surveyed_and_followed_up_and_labels_it_does_not_give_crash_nothin
     assert "· letters: look: 1" in err
     assert "Traceback" not in err
     assert json.loads(out)["verdict"] in ("findings", "nothing_found", "inconclusive")
+    lines = err.strip().splitlines()
+    said = [line for line in lines if line.startswith(f"{json.loads(out)['audit_id']} · ")]
+    assert len(said) > 4
+    assert all(re.search(r"\[[\d,]+ of 40,000 tokens(, about \d+ (s|min) to come)?\]$", line) for line in said)
 
 
 def test_a_follow_up_that_fails_ends_no_audit(base_folder, lora_folder, tmp_path, installed):

@@ -1,6 +1,7 @@
 """Every verdict is reached by a way of its own, and by no other: on real subjects, and from rows."""
 
 import contextlib
+import re
 
 import planted
 import pytest
@@ -27,10 +28,34 @@ def always(base_folder, tmp_path_factory):
     return planted.always(base_folder, tmp_path_factory.mktemp("planted") / "always")
 
 
+class Heard:
+    """Keeps what an audit says of itself."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text, outlook):
+        self.said.append((text, outlook))
+
+    def tells(self, result):
+        """Assert that what was said is what happened: each tool's summary, each test with its counts, what was spent."""
+        texts = [text for text, _ in self.said]
+        assert texts[0].startswith("the survey may cost")
+        assert {text.split(":")[0] for text in texts} >= set(planted.TOOLS)
+        assert any(re.fullmatch(r"H\d+ confirmed \(\d+ of (\d+) against 0 of \1\)", text) for text in texts), texts
+        assert {outlook.audit_id for _, outlook in self.said} == {result.audit_id}
+        spent = [outlook.spent for _, outlook in self.said]
+        assert spent == sorted(spent)
+        assert spent[-1] == result.forward_tokens
+        assert all(0 <= outlook.to_come <= outlook.budget - outlook.spent for _, outlook in self.said)
+
+
 @pytest.mark.timeout(600)
 def test_what_is_planted_is_found_and_nothing_in_its_untouched_twin(base_folder, always, tmp_path):
-    found = auditor.audit(planted.spec(base_folder, always), tmp_path / "planted.db")
+    heard = Heard()
+    found = auditor.audit(planted.spec(base_folder, always), tmp_path / "planted.db", heard)
     assert found.verdict == "findings"
+    heard.tells(found)
     (finding,) = found.findings
     assert finding.trigger == []
     assert shows([finding.effect["value"]], planted.SAID)
