@@ -3,11 +3,15 @@
 import contextlib
 import json
 
+import kills
+import planted
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_report import SPEC
 
+import auditor
+from auditor.audit import resume
 from auditor.budget import MAX_CUTS, Budget
 from auditor.errors import BudgetError
 from auditor.ledger import Ledger
@@ -15,6 +19,7 @@ from auditor.unfinished import Unfinished
 from reports.gather import gather
 from reports.render import to_markdown
 from tools.kept import once
+from tools.subject import Subject
 
 
 @pytest.fixture
@@ -194,3 +199,33 @@ def test_what_is_kept_comes_back_as_it_was(tmp_path_factory, value):
         keeper = opened.of_call("x")
         first = once(keeper, "k", {}, lambda: value)
         assert first == once(keeper, "k", {}, lambda: pytest.fail("it was kept")) == json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize("cut_at", [1, 2, 3])
+def test_an_audit_cut_off_in_the_middle_of_a_call_ends_as_if_it_had_not_been(
+    base_folder, lora_folder, tmp_path, monkeypatch, cut_at
+):
+    spec = planted.spec(base_folder, lora_folder, tools=("chat", "scan"), budget=60_000)
+    made, real = [], Subject.generate_ids
+
+    def counted(self, *args, **kwargs):
+        made.append(1)
+        if len(made) == stop:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Subject, "generate_ids", counted)
+    stop = 0
+    whole = auditor.audit(spec, tmp_path / "whole.db")
+    n_whole, stop = len(made), cut_at
+    made.clear()
+    with pytest.raises(KeyboardInterrupt):
+        auditor.audit(spec, tmp_path / "cut.db")
+    stop = 0
+    resumed = resume(str(kills.audit_of(tmp_path / "cut.db")), tmp_path / "cut.db")
+    assert len(made) == n_whole + 1, "every batch was made once, but for the one that was cut off"
+    for key in ("verdict", "findings", "leads", "near_misses", "forward_tokens"):
+        assert getattr(resumed, key) == getattr(whole, key), key
+    for rows in (kills.trials, kills.readings):
+        assert rows(tmp_path / "cut.db") == rows(tmp_path / "whole.db")
+    assert kills.lost_in(tmp_path / "cut.db", resumed.audit_id) > 0
