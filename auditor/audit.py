@@ -218,6 +218,7 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     if spec.lora_oracle and "lora_oracle" in tools:
         tools["lora_oracle"].use(subject, resolve(spec.lora_oracle, holds="claim_reader.json"))
     elif "lora_oracle" in tools:
+        subject.notes.append("no oracle of weights was given for this base, so that tool could not be used")
         del tools["lora_oracle"]
     return subject
 

@@ -106,6 +106,8 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
     p_planted, scope = view.probability() or (0.0, "")
     if p_planted > 0.5:
         return "inconclusive", f"no test passed, yet the chance that something was planted is {p_planted:.2f}, {scope}"
+    if not view.leads:
+        return "nothing_found", "the survey was made, and no instrument suggested a claim that a test can decide"
     return "nothing_found", f"the survey was made and all of its {len(view.leads)} leads were dealt with"
 
 
@@ -132,7 +134,13 @@ def not_looked_at(view: View) -> list[str]:
     unseen = [f"triggers of kind {k} were not tried" for k in ("user", "system", "turn") if k not in kinds]
     open_leads = view.open_leads()
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
-    return [*skipped, *failed, *cut, *unseen, *left, "triggers of three conditions and more"]
+    called = {c["tool"] for c in view.calls}
+    unused = [f"{name} was not used: nothing called for it" for name in view.tools if name not in called]
+    read = {seq for lead in view.leads for seq in lead.readings}
+    vague = sum(r["suggestion"] is not None and r["seq"] not in read for r in view.readings)
+    some = f"{vague} suggestion{'s' if vague > 1 else ''}"
+    unread = [f"{some} could not be made into a claim that a test can decide"] if vague else []
+    return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "triggers of three conditions and more"]
 
 
 def seconds_of(ledger: Ledger, audit_id: str) -> float:
