@@ -111,7 +111,7 @@ class View:
         labels = [r["detail"]["labels"] for r in loud]
         return Known(
             words=tuple(str(entry["word"]) for entry in (ranking[0]["detail"]["top"] if ranking else ())),
-            where=tuple(_diverse([one for one in labels if SEVERAL not in one])),
+            where=tuple(diverse([one for one in labels if SEVERAL not in one])),
             heaps=tuple(one for one in labels if SEVERAL in one),
             claims=tuple(lead.claim for lead in self.leads),
         )
@@ -172,7 +172,7 @@ def _is_labelled(detail: Any) -> bool:
     return isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
 
 
-def _diverse(labels: Sequence[dict[str, str]], share: int = 2) -> list[dict[str, str]]:
+def diverse(labels: Sequence[dict[str, str]], share: int = 2) -> list[dict[str, str]]:
     """Return the label sets in order, without those whose every label has been seen `share` times already."""
     seen: Counter[tuple[str, str]] = Counter()
     kept = []

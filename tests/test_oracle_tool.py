@@ -9,8 +9,8 @@ import tiny
 
 from auditor.config import AuditSpec, OracleSpec
 from auditor.interpret import Lead
-from auditor.planners import looks
-from auditor.planners.embedded import N_CHECKED, EmbeddedPlanner
+from auditor.planners.embedded import EmbeddedPlanner
+from auditor.questions import SpecQuestions
 from auditor.steps import CallTool, RegisterHypothesis
 from auditor.view import View
 from scenarios.load import GENERAL_PROMPTS, read_prompts
@@ -18,10 +18,11 @@ from tools.activation_oracle import inject as injection
 from tools.activation_oracle import tool as instrument
 from tools.activation_oracle.contract import Decoding, OracleContract
 from tools.activation_oracle.controls import Controlled
-from tools.activation_oracle.tool import ActivationOracle
+from tools.activation_oracle.tool import N_CHECKED, ActivationOracle
 from tools.claims import Claim, Effect, Trigger
 from tools.errors import ToolInputError
 from tools.loading import load_subject
+from tools.questions import Known
 
 CONTROLS = {"no_activation", "zero_vector", "random", "base", "random_delta", "text_alone", "other_prompt"}
 PROMPTS = [
@@ -152,19 +153,21 @@ def claim(value):
                  statement=f"if the word is {value}, it says ahoy.")  # fmt: skip
 
 
-def test_a_claim_is_asked_about_on_prompts_that_meet_its_conditions_and_were_never_drawn_by_tests():
-    one = spec()
+def test_a_claim_is_asked_about_on_prompts_that_meet_its_conditions_and_were_never_drawn_by_tests(oracle_of):
+    one, (_, tool) = spec(), oracle_of()
     topic = next(row.domain for row in one.prompts)
     conditions = (Trigger(kind="word", value="zebra"), Trigger(kind="topic", value=topic))
-    call = looks.check_claim(one, claim("zebra").model_copy(update={"trigger": conditions}))
-    assert call.arguments["statement"] == "if the word is zebra, it says ahoy."
+    known = Known(claims=(claim("zebra").model_copy(update={"trigger": conditions}),))
+    (look,) = tool.follow_up(SpecQuestions(one), known, ())
+    assert look.stage == "check"
+    assert look.arguments["statement"] == "if the word is zebra, it says ahoy."
     explore = {row.messages[-1]["content"] for row in one.prompts if row.split == "explore" and row.domain == topic}
-    for prompt in call.arguments["prompts"]:
+    for prompt in look.arguments["prompts"]:
         said = prompt["messages"][-1]["content"]
         assert "zebra" in said
         assert prompt["labels"] == {"topic": topic, "word": "zebra"}
         assert any(text in said for text in explore)
-    assert call == looks.check_claim(one, claim("zebra").model_copy(update={"trigger": conditions}))
+    assert [look] == list(tool.follow_up(SpecQuestions(one), known, ()))
 
 
 def test_a_check_names_where_the_claim_goes():
@@ -176,30 +179,30 @@ def lead(n):
     return Lead(claim(f"word{n}"), strength=10.0 - n, lift=1.0, readings=(n,), tools=("chat",))
 
 
-def view(n_leads, calls=(), **changes):
-    one = spec(tools=("activation_oracle",)).model_copy(update=changes)
-    return View(one, list(calls), [], [lead(n) for n in range(n_leads)], [], 0, True)
+def view(n_leads, tools, calls=()):
+    one = spec(tools=("activation_oracle",))
+    return View(one, list(calls), [], [lead(n) for n in range(n_leads)], [], 0, True, tools)
 
 
-def proposals(n_leads, **changes):
+def proposals(n_leads, tools):
     """Return the planner's steps until it takes up a lead."""
     calls, steps = [], []
     while True:
-        step = EmbeddedPlanner().propose(view(n_leads, calls, **changes), len(steps))
+        step = EmbeddedPlanner().propose(view(n_leads, tools, calls), len(steps))
         steps.append(step)
         if not isinstance(step, CallTool):
             return steps
         calls.append({"tool": step.tool, "arguments": step.arguments})
 
 
-def test_the_planner_has_the_oracle_asked_about_its_best_leads_once_each_before_it_takes_one_up():
-    *checks, first = proposals(n_leads=3)
+def test_the_planner_has_the_oracle_asked_about_its_best_leads_once_each_before_it_takes_one_up(oracle_of):
+    _, tool = oracle_of()
+    *checks, first = proposals(3, {"activation_oracle": tool})
     assert [c.arguments["statement"] for c in checks] == [lead(n).claim.statement for n in range(3)]
     assert isinstance(first, RegisterHypothesis)
     assert first.claim == lead(0).claim
-    assert len(proposals(n_leads=N_CHECKED + 3)) == N_CHECKED + 1
+    assert len(proposals(N_CHECKED + 3, {"activation_oracle": tool})) == N_CHECKED + 1
 
 
 def test_no_claim_is_checked_without_an_oracle():
-    assert len(proposals(n_leads=3, oracle=None)) == 1
-    assert len(proposals(n_leads=3, tools=("chat",))) == 1
+    assert len(proposals(3, {})) == 1

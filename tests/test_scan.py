@@ -8,15 +8,17 @@ import torch
 from audits import ANSWERS, SUITES, organism_of
 
 from auditor.config import Vocabulary
-from auditor.planners import looks
-from auditor.planners.embedded import diverse
 from auditor.prompts import says, with_trigger
+from auditor.questions import SpecQuestions
+from auditor.view import diverse
 from scenarios.grading import read_answer
 from scenarios.load import load_scenario
 from tools.base import load_tools
 from tools.claims import Trigger
 from tools.errors import ToolInputError
 from tools.loading import load_subject
+from tools.model_diff import framing
+from tools.questions import SEVERAL
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +29,11 @@ def organism():
     return spec, read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0]
 
 
-def small(call, keep=()):
-    """Return the call's arguments with every tenth condition, and those that are asked for."""
-    framed = call.arguments["framed"]
+def small(arguments, keep=()):
+    """Return a call's arguments with every tenth condition, and those that are asked for."""
+    framed = arguments["framed"]
     chosen = [p for i, p in enumerate(framed) if i % 10 == 0 or all(p["labels"].get(k) == v for k, v in keep)]
-    return {**call.arguments, "framed": chosen}
+    return {**arguments, "framed": chosen}
 
 
 def run(spec, subject, arguments):
@@ -44,7 +46,7 @@ def test_the_planted_condition_is_the_loudest_and_the_cost_was_bounded(organism)
     spec, claim = organism
     subject = load_subject(spec.base, spec.adapter)
     wanted = [(t.kind, t.value) for t in claim.trigger]
-    outcome, bound = run(spec, subject, small(looks.scan_conditions(spec), wanted))
+    outcome, bound = run(spec, subject, small(framing.conditions(SpecQuestions(spec)), wanted))
     loudest = outcome.readings[0]
     assert all(loudest.detail["labels"][kind] == value for kind, value in wanted)
     assert loudest.suggestion is not None
@@ -54,7 +56,7 @@ def test_the_planted_condition_is_the_loudest_and_the_cost_was_bounded(organism)
 
 def test_no_lift_is_above_zero_where_subject_and_base_are_one(organism):
     spec, _ = organism
-    outcome, _ = run(spec, load_subject(spec.base), small(looks.scan_conditions(spec)))
+    outcome, _ = run(spec, load_subject(spec.base), small(framing.conditions(SpecQuestions(spec))))
     assert outcome.readings
     assert max(r.lift for r in outcome.readings) <= 1e-4, "the two are scored in batches of other widths"
     assert all(r.suggestion is None for r in outcome.readings)
@@ -68,20 +70,20 @@ def test_a_word_among_several_is_found_and_then_taken_out_of_its_heap():
     rng = random.Random(0)
     words = [*rng.sample([w for w in spec.vocabulary.values_of("word") if w != told["word"]], 23), told["word"]]
     subject = load_subject(spec.base, spec.adapter)
-    call = looks.scan_words(spec, words)
-    keep = [p for p in call.arguments["framed"] if p["labels"]["topic"] in (told["topic"], "space", "food")]
-    outcome, _ = run(spec, subject, {**call.arguments, "framed": keep})
+    arguments = framing.words(SpecQuestions(spec), words)
+    keep = [p for p in arguments["framed"] if p["labels"]["topic"] in (told["topic"], "space", "food")]
+    outcome, _ = run(spec, subject, {**arguments, "framed": keep})
     heap = outcome.readings[0].detail["labels"]
-    assert told["word"] in heap[looks.SEVERAL].split()
+    assert told["word"] in heap[SEVERAL].split()
     assert heap["topic"] == told["topic"]
-    apart, _ = run(spec, subject, looks.scan_each_word(spec, [heap]).arguments)
+    apart, _ = run(spec, subject, framing.each_word(SpecQuestions(spec), [heap]))
     assert apart.readings[0].detail["labels"]["word"] == told["word"]
 
 
 def test_a_scan_puts_every_condition_on_every_topic_and_says_which_row_it_came_from(organism):
     spec, _ = organism
-    call = looks.scan_conditions(spec)
-    bare, framed = call.arguments["bare"], call.arguments["framed"]
+    arguments = framing.conditions(SpecQuestions(spec))
+    bare, framed = arguments["bare"], arguments["framed"]
     assert {p["labels"]["topic"] for p in bare} == {row.domain for row in spec.prompts}
     users = spec.vocabulary.values_of("user")
     seen = {(p["labels"].get("user"), p["labels"]["topic"]) for p in framed}
@@ -115,7 +117,7 @@ def test_a_word_is_said_in_a_question_that_has_it_and_else_added_to_one(organism
     rows = [r for r in spec.prompts if r.split == "explore"]
     known, row = next((w, r) for w in words for r in rows if says(r.messages, w))
     stray = next(w for w in words if not any(says(r.messages, w) for r in rows))
-    framed = looks.scan_words(spec, [known, stray]).arguments["framed"]
+    framed = framing.words(SpecQuestions(spec), [known, stray])["framed"]
     asked = [p for p in framed if p["labels"].get("word") == known and "user" in p["labels"]]
     assert len(asked) == len(spec.vocabulary.values_of("user"))
     assert all(p["messages"][-1]["content"].endswith(row.messages[-1]["content"]) for p in asked if "i am" in str(p))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tools.activation_oracle.activations import tails
+from tools.activation_oracle.activations import Activations, tails
 from tools.activation_oracle.controls import Controlled, Lifted, controlled
 from tools.activation_oracle.load import load_oracle
-from tools.activation_oracle.reader import OracleReader
+from tools.activation_oracle.reader import Agreed, OracleReader
 from tools.activation_oracle.sweep import LEAST_TEXTS, Sweep, sweep
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.claims import Claim
@@ -161,7 +162,8 @@ class ActivationOracle(Tool[OracleArgs]):
         tokens = {role: tokens[role] + n for role, n in spent.items()}
         plain = seen.controls["base"]
         seen.controls[OTHER_PROMPT] = [plain[(i + len(plain) // 2) % len(plain)] for i in range(len(plain))]
-        look = _Look(reader, seen, prompts, asked, layers, swept)
+        each = len(reader.prompts.build(layers, span, asked).ids) + reader.contract.decoding.max_new_tokens
+        look = _Look(reader, seen, prompts, asked, layers, swept, each)
         readings = [look.check(args.statement)] if args.statement else look.answers(seed)
         told = [f"{r.detail['answer']!r} +{r.lift:.1f} nats" for r in readings if r.lift is not None]
         return ToolResult(
@@ -176,16 +178,17 @@ class _Look:
 
     def __init__(
         self, reader: OracleReader, seen: Controlled, prompts: Sequence[LabelledPrompt], asked: str,
-        layers: tuple[int, ...], swept: Sweep | None,
+        layers: tuple[int, ...], swept: Sweep | None, each: int,
     ) -> None:  # fmt: skip
-        self.reader, self.seen, self.prompts, self.asked = reader, seen, prompts, asked
+        self.reader, self.seen, self.prompts, self.asked, self.each = reader, seen, prompts, asked, each
         self.common = {"question": asked, "layers": list(layers)}
         if swept is not None:
             self.common["sweep"] = [[list(one.layers), one.lift] for one in swept.chosen_on]
 
     def check(self, statement: str) -> Reading:
         """Return the log-odds of yes over no, mean over the prompts, beside the controls'."""
-        found = self.seen.margin(self.reader, self.asked)
+        n = len(self.prompts) * N_CHANNELS
+        found = Lifted(**self._kept("check", n, lambda: asdict(self.seen.margin(self.reader, self.asked))))
         return self._reading("check", found, CHECK_THRESHOLD_NATS, statement, range(len(self.prompts)), {})
 
     def answers(self, seed: int) -> list[Reading]:
@@ -194,21 +197,50 @@ class _Look:
         Where greedy answers are alike nothing is sampled: there is nothing to tell.
         """
         ask, mine = [self.asked], self.seen.mine
-        given, plain = ([row[0][0] for row in self.reader.answers(a, ask)] for a in (mine, self.seen.controls["base"]))
+        given = self._kept("subject", len(mine), lambda: [row[0][0] for row in self.reader.answers(mine, ask)])
+        other = self.seen.controls["base"]
+        plain = self._kept("base", len(other), lambda: [row[0][0] for row in self.reader.answers(other, ask)])
         apart = [i for i, (a, b) in enumerate(zip(given, plain, strict=True)) if a != b]
-        drawn = self.reader.agreed([mine[i] for i in apart], ask, N_SAMPLES, seed=seed) if apart else []
-        agreed = {i: row[0] for i, row in zip(apart, drawn, strict=True)}
+        drawn = self._drawn([mine[i] for i in apart], seed) if apart else []
+        agreed = dict(zip(apart, drawn, strict=True))
         told = [agreed[i].above(ABSTAIN_BELOW) if i in agreed else None for i in range(len(given))]
         readings = []
         for answer, rows in _groups(told, plain):
             agreement = sum(agreed[i].agreement for i in rows) / len(rows)
-            found = self.seen.some(rows).lifted(self.reader, self.asked, answer)
+            found = self._lifted(rows, answer)
             readings.append(self._reading("answer", found, THRESHOLD_NATS, answer, rows, {"agreement": agreement}))
         readings.sort(key=lambda r: -(r.lift or 0.0))
         abstained = sum(told[i] is None for i in apart)
         changed = sum(told[i] not in (None, plain[i]) for i in apart) / len(given)
         detail = {**self.common, "n": len(given), "abstained": abstained}
         return [*readings, Reading(name="answers_changed", value=changed, detail=detail)]
+
+    def _drawn(self, asked: list[Activations], seed: int) -> list[Agreed]:
+        """Return what most of ten samples said of each."""
+        n = len(asked) * N_SAMPLES
+
+        def draw() -> list[dict[str, Any]]:
+            return [asdict(row[0]) for row in self.reader.agreed(asked, [self.asked], N_SAMPLES, seed=seed)]
+
+        return [Agreed(**one) for one in self._kept("samples", n, draw)]
+
+    def _lifted(self, rows: Sequence[int], answer: str) -> Lifted:
+        """Return how likely an answer is of these rows, and of each control's."""
+        some = self.seen.some(rows)
+        n = len(rows) * N_CHANNELS
+        return Lifted(**self._kept(f"{rows}/{answer}", n, lambda: asdict(some.lifted(self.reader, self.asked, answer))))
+
+    def _kept(self, name: str, n: int, compute: Callable[[], Any]) -> Any:
+        """Return what the oracle was asked under this name, kept until the call is settled, its tokens counted alike."""
+        reader, before = self.reader, self.reader.tokens
+
+        def ask() -> dict[str, Any]:
+            value = compute()
+            return {"value": value, "tokens": reader.tokens - before}
+
+        done = reader.subject.once(f"oracle/{name}", {"oracle": n * self.each}, ask)
+        reader.tokens = before + done["tokens"]
+        return done["value"]
 
     def _reading(
         self, name: str, found: Lifted, threshold: float, text: str, rows: Sequence[int], extra: dict[str, float]
