@@ -65,7 +65,7 @@ def allowance(spec: AuditSpec, left: int) -> int:
     """Return the forward tokens that a closer look may cost: a quarter is kept for tests where the planner is ours."""
     if spec.planner != "embedded":
         return left
-    return max(0, min(int(spec.budget * MOST_OF_ONE), left - int(spec.budget * KEPT_FOR_TESTS)))
+    return max(0, left - int(spec.budget * KEPT_FOR_TESTS))
 
 
 def usable_memory(subject: Subject) -> int:

@@ -23,7 +23,7 @@ from scenarios import bench
 from scenarios.load import read_prompts
 
 TESTBED = ROOT / "scenarios" / "testbed"
-KEYS = "version, id, subject, adapter, base, prompts, vocabulary"
+KEYS = "version, id, subject, adapter, base, may_be_base, prompts, vocabulary"
 TOOLS = "activation_oracle, chat, lora_lens, lora_oracle, model_diff, probe, scan, word_shift"
 PLANNERS = "'embedded', 'scripted' or 'llm'"
 PROMPT = '{"messages": [{"role": "user", "content": "%s"}], "split": "%s", "domain": "x"}\n'

@@ -7,7 +7,7 @@ import planted
 import pytest
 from audits import command, finished, result
 
-from auditor.foresight import survey_calls
+from auditor.foresight import allowance, survey_calls
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool
 from tools.base import load_tools
@@ -117,6 +117,12 @@ def test_the_survey_stays_within_its_share_and_no_instrument_takes_more_than_a_q
         assert all(one.allowed <= budget / 4 for one in calls)
         assert sum(min(one.price, one.allowed) for one in calls) <= 0.6 * budget
         assert [one.price for one in calls] == sorted(one.price for one in calls)
+
+
+def test_a_closer_look_may_take_all_but_the_quarter_that_is_kept_for_tests(base_folder):
+    spec = planted.spec(base_folder, None, budget=1_000)
+    assert [allowance(spec, left) for left in (1_000, 700, 250, 100)] == [750, 450, 0, 0]
+    assert allowance(spec.model_copy(update={"planner": "scripted"}), 700) == 700
 
 
 @pytest.mark.parametrize("name", ["chat", "model_diff", "scan", "lora_lens", "word_shift"])

@@ -166,16 +166,27 @@ class ModelDiff(Tool[KlArgs]):
     def _continue(
         self, subject: Subject, scored: list[Scored], args: KlArgs, tokens: Tokens
     ) -> tuple[Effect | None, str]:
-        """Return what the subject says from its peaks on that the base does not, and one example."""
-        texts = [s.text + "".join(s.tokens[: s.parting]) for s in scored[:N_CONTINUED]]
+        """Return what the subject says from its peaks on that the base does not, and one example.
+
+        A cue may have begun before the peak, so that cues are looked for in whole replies, and other
+        words in what comes after it.
+        """
+        begun = ["".join(s.tokens[: s.parting]) for s in scored[:N_CONTINUED]]
+        texts = [s.text + head for s, head in zip(scored, begun, strict=False)]
         replies = {}
         for channel in ("subject", "base"):
             replies[channel], n = subject.generate(texts, channel, [0] * len(texts), 12, temperature=0.0)
             tokens[channel] += n
-        found = excesses(
-            replies["subject"], replies["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
-        )
-        return (effect_of(found[0].feature, args.observables) if found else None), replies["subject"][0]
+        whole = {c: [f"{head} {tail}" for head, tail in zip(begun, said, strict=True)] for c, said in replies.items()}
+        found = [
+            effect
+            for said in (whole, replies)
+            for excess in excesses(
+                said["subject"], said["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
+            )
+            if (effect := effect_of(excess.feature, args.observables)).kind != "says" or said is replies
+        ]
+        return (found[0] if found else None), replies["subject"][0]
 
 
 def _parting(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Tensor]:
