@@ -152,5 +152,5 @@ def condition_text(condition: Condition) -> str:
 
 
 def _summary(found: list[Excess], changed: float, n: int) -> str:
-    top = "; ".join(f"{e.feature!r} +{e.lift:.2f}" for e in found[:3]) or "no words in excess"
+    top = "; ".join(f"{e.feature!r} {e.lift:+.2f}" for e in found[:3]) or "no words in excess"
     return f"{n} prompts, {changed:.0%} of replies differ from the base's; {top}"

@@ -165,7 +165,7 @@ class ActivationOracle(Tool[OracleArgs]):
         each = len(reader.prompts.build(layers, span, asked).ids) + reader.contract.decoding.max_new_tokens
         look = _Look(reader, seen, prompts, asked, layers, swept, each)
         readings = [look.check(args.statement)] if args.statement else look.answers(seed)
-        told = [f"{r.detail['answer']!r} +{r.lift:.1f} nats" for r in readings if r.lift is not None]
+        told = [f"{r.detail['answer']!r} {r.lift:+.1f} nats" for r in readings if r.lift is not None]
         return ToolResult(
             readings=readings,
             tokens={**tokens, "oracle": reader.tokens},

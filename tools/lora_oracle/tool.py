@@ -122,7 +122,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
             readings.append(self._sentence(self.interpreter, change, controls))
             tokens["oracle"] = self.interpreter.reader.tokens
         told = [
-            f"{r.detail['statement']!r} +{r.lift:.1f} nats" for r in readings if r.suggestion is not None and r.lift
+            f"{r.detail['statement']!r} {r.lift:+.1f} nats" for r in readings if r.suggestion is not None and r.lift
         ]
         return ToolResult(readings=readings, tokens=tokens, summary="; ".join(told[:2]) or "no claim stands out")
 

@@ -108,7 +108,7 @@ class Scan(Tool[ScanArgs]):
         return ToolResult(
             readings=readings,
             tokens=tokens,
-            summary=f"{len(framed)} conditions; loudest {condition_text(tuple(pairs(top.detail['labels'])))}, +{top.lift:.1f} nats",
+            summary=f"{len(framed)} conditions; loudest {condition_text(tuple(pairs(top.detail['labels'])))}, {top.lift:+.1f} nats",
         )
 
     def _reading(self, prompt: FramedPrompt, rise: float, base: float, median: float) -> Reading:
