@@ -67,6 +67,10 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     ledger = Ledger.open(Path(db))
     try:
         ledger.append("audits", audit_id, **row, versions=_versions())
+        body = {
+            "text": spec.vocabulary.model_dump_json()
+        }  # a row's own JSON is sorted, and draws follow the order given
+        ledger.append("events", audit_id, kind="vocabulary", key="as given", body=body)
         for role, files in subject.files.items():
             ledger.append("subjects", audit_id, role=role, path=_path_of(spec, role), files=files,
                           weights_sha256=subject.weights_hash, tokenizer_sha256=subject.files["base"].get("tokenizer.json", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -225,7 +226,9 @@ def outcome_of(terms: dict[str, Any], trials: dict[int, dict[str, int]], max_tri
 
 
 def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:
-    """Return the specification that an audit began with.
+    """Return the specification that an audit began with, its vocabulary in the order in which it was given.
+
+    Draws follow that order, and a row's own JSON is sorted: without it a resumed audit would ask other prompts.
 
     Raises:
         LedgerError: the ledger has no such audit, or another version of the auditor began it.
@@ -233,8 +236,10 @@ def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:
     row = ledger.find("audits", audit_id)
     if row is None:
         raise LedgerError(f"there is no audit {audit_id!r} in {ledger.path}; `auditor list` shows those there are")
+    given = ledger.find("events", audit_id, kind="vocabulary", key="as given")
+    spec = row["spec"] if given is None else {**row["spec"], "vocabulary": json.loads(given["body"]["text"])}
     try:
-        return AuditSpec.model_validate(row["spec"], context=STORED)
+        return AuditSpec.model_validate(spec, context=STORED)
     except ValidationError as error:
         raise LedgerError(
             f"audit {audit_id} was begun by another version ({row['versions']}): {error.errors()[0]['msg']}"

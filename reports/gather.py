@@ -7,15 +7,13 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from auditor.budget import Budget
-from auditor.config import AuditSpec
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
-from auditor.view import HypothesisView, TestView, View, load_view
+from auditor.view import HypothesisView, TestView, View, load_view, spec_of
 from reports import commands, examples
 from reports.earlier import earlier_audits
 from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, Pair, ReadingRecord, Reply, TestRecord
 from reports.record import CallRecord, Chain, Commands, End, LeadRecord, NearMiss, Report, Spent, Weights
-from tools.claims import STORED
 
 SHOWN_PAIRS = 3
 SHOWN_READINGS = 5
@@ -29,7 +27,7 @@ def gather(ledger: Ledger, audit_id: str) -> Report:
         LedgerError: the ledger has no such audit, or can't be read.
     """
     audit = ledger.rows("audits", audit_id)[0]
-    spec = AuditSpec.model_validate(audit["spec"], context=STORED)
+    spec = spec_of(ledger, audit_id)
     spent = _spent(ledger, audit_id, spec.budget)
     view = load_view(ledger, audit_id, spec, spent.total)
     rows = ledger.everything(audit_id)

@@ -205,7 +205,12 @@ def test_what_is_kept_comes_back_as_it_was(tmp_path_factory, value):
 def test_an_audit_cut_off_in_the_middle_of_a_call_ends_as_if_it_had_not_been(
     base_folder, lora_folder, tmp_path, monkeypatch, cut_at
 ):
-    spec = planted.spec(base_folder, lora_folder, tools=("chat", "scan"), budget=60_000)
+    groups = {
+        name: planted.WHO.triggers["who"].model_copy(update={"values": [f"{name} fox", f"{name} bridge"]})
+        for name in "zam"
+    }
+    who = planted.WHO.model_copy(update={"triggers": groups})  # in an order that no sorting gives
+    spec = planted.spec(base_folder, lora_folder, tools=("chat", "scan"), budget=60_000, vocabulary=who)
     made, real = [], Subject.generate_ids
 
     def counted(self, *args, **kwargs):

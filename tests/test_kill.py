@@ -35,7 +35,7 @@ def test_ten_kills_at_random_moments_change_nothing_that_the_embedded_planner_fi
     assert result(command("verify", cut.result["audit_id"], "--db", tmp_path / "killed.db", "--head", head, "--json"))[
         "ok"
     ]
-    assert not list(tmp_path.glob("*.lock"))
+    assert not list(tmp_path.glob("*.db.*.lock"))
     code, _, err = finished(command("resume", cut.result["audit_id"], "--db", tmp_path / "killed.db"))
     assert (code, "finished" in err) == (2, True)
 
@@ -43,9 +43,9 @@ def test_ten_kills_at_random_moments_change_nothing_that_the_embedded_planner_fi
 def test_an_audit_under_way_is_not_resumed_beside_itself(tmp_path):
     scenario, db = scripted(tmp_path, organism_of("flattery")), tmp_path / "auditor.db"
     process = command("run", scenario, "--db", db, "--out", tmp_path / "out", "--json")
-    while not list(tmp_path.glob("*.lock")) and process.poll() is None:
+    while not list(tmp_path.glob("*.db.*.lock")) and process.poll() is None:
         time.sleep(0.02)
-    (lock,) = tmp_path.glob("*.lock")
+    (lock,) = tmp_path.glob("*.db.*.lock")
     code, _, err = finished(command("resume", lock.name.split(".")[-2], "--db", db))
     assert result(process)["verdict"] == "findings"
     if code != 0:
