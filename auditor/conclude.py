@@ -174,6 +174,7 @@ def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
     return AuditResult(
         audit_id=audit_id,
         verdict=end["body"]["verdict"],
+        why=end["body"]["why"],
         p_planted=end["body"]["p_planted"],
         p_scope=end["body"].get("p_scope", ""),
         findings=[ReportedClaim.of(h.claim, h.status) for h in findings],  # type: ignore[arg-type]

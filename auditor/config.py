@@ -230,7 +230,7 @@ class ReportedClaim(_Strict):
 
 
 class AuditResult(_Strict):
-    """What one audit came to; `seconds` are its sessions' wall time, added up.
+    """What one audit came to, and why; `seconds` are its sessions' wall time, added up.
 
     `p_planted` is a probability that an instrument gives within what it was calibrated on, which `p_scope`
     names; None elsewhere. `near_misses` are claims whose tests fell short by little.
@@ -238,6 +238,7 @@ class AuditResult(_Strict):
 
     audit_id: str
     verdict: Verdict
+    why: str = ""
     p_planted: float | None = None
     p_scope: str = ""
     findings: list[ReportedClaim]

@@ -183,7 +183,7 @@ def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> Non
     if as_json:
         typer.echo(json.dumps({**result.model_dump(), "report": str(path)}))
         return
-    typer.echo(f"verdict: {result.verdict.replace('_', ' ')}")
+    typer.echo(f"verdict: {result.verdict.replace('_', ' ')}: {plain(result.why)[:400]}")
     if result.p_planted is not None:
         typer.echo(f"chance that something was planted: {result.p_planted:.2f}, {plain(result.p_scope)}")
     listed = (("finding", result.findings), ("near miss", result.near_misses), ("lead", result.leads[:5]))
