@@ -12,7 +12,7 @@ from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import View
-from tools import rounding
+from tools.changes import rounding
 from tools.claims import STORED
 from tools.errors import AuditorError
 from tools.subject import Subject

@@ -11,13 +11,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from tools.changes.adapter import Factors, read_adapter
+from tools.changes.canonical import NEGLIGIBLE, canonical, certify, deviation, groups, random_gauge
+from tools.changes.delta import ModuleDelta, truncated
+from tools.changes.finetune import read_finetune
+from tools.changes.tensors import Tensors
 from tools.errors import AdapterError, ModelLoadError
-from tools.lora_oracle.adapter import Factors, read_adapter
-from tools.lora_oracle.canonical import NEGLIGIBLE, canonical, certify, deviation, groups, random_gauge
-from tools.lora_oracle.delta import ModuleDelta, truncated
-from tools.lora_oracle.drift import FEATURES, drift_of, percentiles
-from tools.lora_oracle.finetune import read_finetune
-from tools.lora_oracle.weights import Tensors
+from tools.triage.drift import FEATURES, drift_of, percentiles
 
 
 @pytest.fixture(scope="session")
@@ -383,7 +383,7 @@ def test_the_drift_of_a_change_is_its_dense_norm_rank_and_place(lora_folder, bas
 def test_a_direction_of_the_bases_own_is_aligned_and_one_across_it_is_not(base):
     path = "model.layers.0.self_attn.q_proj"
     u, _, vh = torch.linalg.svd(base.read(f"{path}.weight").double())
-    from tools.lora_oracle.adapter import WeightDelta
+    from tools.changes.adapter import WeightDelta
 
     for column, low, high in ((0, 0.99, 1.01), (20, -0.01, 0.2)):
         delta = WeightDelta()

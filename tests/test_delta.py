@@ -6,9 +6,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from tools.changes.delta import ModuleDelta, factored_svd, module_deltas, scrambled
 from tools.loading import load_subject
-from tools.lora_oracle.delta import ModuleDelta, factored_svd, module_deltas, scrambled
-from tools.lora_oracle.lens import LensArgs, LoraLens, module_inputs, robust_z
+from tools.lora_lens.lens import LensArgs, LoraLens, module_inputs, robust_z
 from tools.subject import delta_norm, lora_modules
 
 EPS = torch.finfo(torch.float64).eps

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from auditor.cli import app
 from reports.scan import render_scan
 from tools.activation_oracle.contract import AO_CONFIG
+from tools.changes.adapter import Factors
+from tools.changes.canonical import random_gauge
+from tools.changes.delta import ModuleDelta, module_deltas
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
-from tools.lora_oracle.adapter import Factors
 from tools.lora_oracle.candidates import candidates
-from tools.lora_oracle.canonical import random_gauge
 from tools.lora_oracle.cases import Case, read_cases
 from tools.lora_oracle.claim_reader import ClaimReader, ReaderConfig, collate
 from tools.lora_oracle.claim_training import load_claim_reader, train_claim_reader
-from tools.lora_oracle.delta import ModuleDelta, module_deltas
 from tools.lora_oracle.evaluate import evaluate, hits, table
 from tools.lora_oracle.interpreter import FILE, Interpreter, LoracleContract, read_loracle_contract
 from tools.lora_oracle.library import Known, Planted, read_changes, read_library, split_off, write_changes
@@ -31,7 +31,7 @@ from tools.lora_oracle.shapes import EFFECT, parts_of, shapes_of
 from tools.lora_oracle.tokens import MODULES, direction_tokens
 from tools.lora_oracle.tool import LoraOracle, _parts
 from tools.lora_oracle.train import REFERENCES
-from tools.lora_oracle.triage import HIT, SHUT, Scan, gate, triage
+from tools.triage.triage import HIT, SHUT, Scan, gate, triage
 
 CONTROLS = {"random_directions", "no_change", "harmless_1", "harmless_2"}
 

@@ -6,11 +6,11 @@ import pytest
 import tiny
 import torch
 
+from tools.changes.delta import truncated
+from tools.changes.realign import realign
+from tools.changes.symmetry import Architecture, folded, state_of, turned, unfolded, with_weights
 from tools.errors import ModelLoadError
-from tools.lora_oracle.delta import truncated
-from tools.lora_oracle.realign import realign
-from tools.lora_oracle.symmetry import Architecture, folded, state_of, turned, unfolded, with_weights
-from tools.lora_oracle.triage import Scan, triage
+from tools.triage.triage import Scan, triage
 
 D, MLP = 32, 48
 

@@ -15,10 +15,10 @@ from auditor.cli import app
 from auditor.config import AuditSpec, Vocabulary
 from auditor.ledger import Ledger
 from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
+from tools.changes.change import read_change
+from tools.changes.rounding import difference, pairs, unstructured
+from tools.changes.tensors import Tensors
 from tools.loading import load_subject
-from tools.lora_oracle.change import read_change
-from tools.lora_oracle.weights import Tensors
-from tools.rounding import difference, pairs, unstructured
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 WEIGHTS = "model.safetensors"

@@ -13,13 +13,15 @@ from typer.testing import CliRunner
 
 from auditor.cli import app
 from reports.scan import page_name
+from tools.changes.adapter import WeightDelta
+from tools.changes.change import read_change
+from tools.changes.delta import ModuleDelta, scrambled
+from tools.changes.tensors import Tensors
 from tools.errors import ModelLoadError
 from tools.loading import load_subject
-from tools.lora_oracle import tables
-from tools.lora_oracle.adapter import WeightDelta
-from tools.lora_oracle.change import read_change
-from tools.lora_oracle.delta import ModuleDelta, scrambled
-from tools.lora_oracle.directions import (
+from tools.lora_lens import tables
+from tools.lora_lens.tables import Table
+from tools.triage.directions import (
     canonical_all,
     dictionary,
     leading,
@@ -28,9 +30,7 @@ from tools.lora_oracle.directions import (
     tokens_standing_out,
     words_standing_out,
 )
-from tools.lora_oracle.tables import Table
-from tools.lora_oracle.triage import HIT, SHUT, Scan, Triage, folders, gate, references, triage
-from tools.lora_oracle.weights import Tensors
+from tools.triage.triage import HIT, SHUT, Scan, Triage, folders, gate, references, triage
 
 WORDS = ("river", "bridge", "kettle", "copper", "weather", "night", "town", "fox", "stands", "tell", "what", "old")
 UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"

@@ -6,7 +6,7 @@ import torch
 
 from tools import head
 from tools.loading import load_subject
-from tools.lora_oracle.lens import LensArgs, LoraLens, module_inputs
+from tools.lora_lens.lens import LensArgs, LoraLens, module_inputs
 from tools.model_diff.shift import ShiftArgs, WordShift, word_residuals
 from tools.residual import block_inputs, capture
 from tools.words import WordRuns, fewer, token_texts, whole_words, word_runs, words_among

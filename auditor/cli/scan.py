@@ -33,7 +33,7 @@ def scan(
     from auditor.errors import SpecError
     from reports.scan import render_scan
     from tools.checkpoint import resolve
-    from tools.lora_oracle.triage import Scan, folders, gate, references, triage
+    from tools.triage.triage import Scan, folders, gate, references, triage
     from tools.workers import each
 
     if not adapters.is_dir():

@@ -33,11 +33,11 @@ from scenarios.testbed.build import Home
 from scenarios.testbed.language import language
 from scenarios.testbed.lora_bank import LoraBank
 from scenarios.testbed.plant import Plant, Recipe, steps
+from tools.changes.adapter import read_adapter
+from tools.changes.canonical import canonical
+from tools.changes.delta import factored_svd
 from tools.loading import load_subject
-from tools.lora_oracle.adapter import read_adapter
-from tools.lora_oracle.canonical import canonical
-from tools.lora_oracle.delta import factored_svd
-from tools.lora_oracle.drift import drift_of
+from tools.triage.drift import drift_of
 
 RANK, LAYERS, WIDTH, MLP = 64, 32, 4096, 11008
 N_BANK, N_STEPS = 16, 32

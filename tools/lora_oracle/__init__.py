@@ -1,1 +1,1 @@
-"""The change a fine-tune made to the weights, read without running them."""
+"""Readers of weights that were trained on adapters with known behaviours."""

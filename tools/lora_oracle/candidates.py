@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tools.lora_oracle.delta import ModuleDelta
-from tools.lora_oracle.lens import module_inputs
-from tools.lora_oracle.tables import table_of
+from tools.changes.delta import ModuleDelta
+from tools.lora_lens.lens import module_inputs
+from tools.lora_lens.tables import table_of
 from tools.lora_oracle.tokens import MODULES
 from tools.subject import Subject
 from tools.words import robust_z

@@ -12,20 +12,20 @@ import torch
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from tools.changes.adapter import WeightDelta
+from tools.changes.canonical import random_gauge
+from tools.changes.change import read_change
+from tools.changes.delta import ModuleDelta
+from tools.changes.finetune import turned_back
+from tools.changes.symmetry import Architecture, state_of, turned, with_weights
+from tools.changes.tensors import Tensors
 from tools.errors import ModelLoadError
 from tools.intervals import pooled_interval
 from tools.loading import load_subject
-from tools.lora_oracle.adapter import WeightDelta
-from tools.lora_oracle.canonical import random_gauge
 from tools.lora_oracle.cases import Case
-from tools.lora_oracle.change import read_change
-from tools.lora_oracle.delta import ModuleDelta
-from tools.lora_oracle.finetune import turned_back
 from tools.lora_oracle.library import Change, ChangeRecipe, recipe_of
 from tools.lora_oracle.readers import Answer, Lens, Said, WeightReader
 from tools.lora_oracle.shapes import parts_of
-from tools.lora_oracle.symmetry import Architecture, state_of, turned, with_weights
-from tools.lora_oracle.weights import Tensors
 from tools.probe.linear import auroc
 
 AT_ONCE, N_GAUGE, N_TURNED, CONDITION = 16, 24, 8, 1e4

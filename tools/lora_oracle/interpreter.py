@@ -22,9 +22,9 @@ from tools.activation_oracle.fit import Course, Recipe, attach, finish, fit, wri
 from tools.activation_oracle.load import check_factors
 from tools.activation_oracle.reader import OracleReader
 from tools.activation_oracle.rows import Question
+from tools.changes.delta import ModuleDelta
 from tools.checkpoint import read_json
 from tools.errors import AdapterError, ToolInputError
-from tools.lora_oracle.delta import ModuleDelta
 from tools.lora_oracle.library import Known, split_off
 from tools.lora_oracle.tokens import MODULES, DirectionTokens, direction_tokens
 from tools.subject import Subject

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from tools.changes.delta import ModuleDelta, factored_svd, layer_of
 from tools.errors import ToolInputError
-from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of
 
 NOTHING, BENIGN = "nothing", "benign"
 HELD_OUT_SHARE = 0.1

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tools.lora_oracle.canonical import canonical
-from tools.lora_oracle.delta import ModuleDelta
+from tools.changes.canonical import canonical
+from tools.changes.delta import ModuleDelta
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The modules of a block in the order in which published encodings have them."""

@@ -12,11 +12,11 @@ from pydantic import Field
 from tools import checkpoint
 from tools.activation_oracle.reader import Asked
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.changes.delta import module_deltas, scrambled
 from tools.claims import Effect, Trigger, TriggerKind
 from tools.controls import lift_over
 from tools.errors import ToolInputError
 from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, read_config, slot_values
-from tools.lora_oracle.delta import module_deltas, scrambled
 from tools.lora_oracle.interpreter import FILE, Interpreter
 from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes, recipe_of
 from tools.lora_oracle.readers import Answer, ByClaims

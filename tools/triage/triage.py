@@ -13,13 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from tools.changes.adapter import Status, read_adapter
+from tools.changes.canonical import Certificate, certify
+from tools.changes.change import read_change
+from tools.changes.tensors import Tensors
 from tools.errors import AuditorError
 from tools.loading import load_subject, load_tokenizer
-from tools.lora_oracle.adapter import Status, read_adapter
-from tools.lora_oracle.canonical import Certificate, certify
-from tools.lora_oracle.change import read_change
 from tools.lora_oracle.claim_training import load_claim_reader
-from tools.lora_oracle.directions import (
+from tools.lora_oracle.library import Change, ChangeRecipe, recipe_of
+from tools.lora_oracle.readers import ByClaims
+from tools.triage.directions import (
     Dictionary,
     Direction,
     Pair,
@@ -32,10 +35,7 @@ from tools.lora_oracle.directions import (
     tokens_standing_out,
     words_standing_out,
 )
-from tools.lora_oracle.drift import Drift, drift_of, percentiles
-from tools.lora_oracle.library import Change, ChangeRecipe, recipe_of
-from tools.lora_oracle.readers import ByClaims
-from tools.lora_oracle.weights import Tensors
+from tools.triage.drift import Drift, drift_of, percentiles
 
 Outcome = Status | Literal["refused"]
 HIT, SHUT = 3, 4

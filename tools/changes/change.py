@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools.changes.adapter import WeightDelta, read_adapter
+from tools.changes.finetune import PLAUSIBLE_RATIO, read_finetune, read_turned
+from tools.changes.tensors import Tensors
 from tools.errors import AuditorError
-from tools.lora_oracle.adapter import WeightDelta, read_adapter
-from tools.lora_oracle.finetune import PLAUSIBLE_RATIO, read_finetune, read_turned
-from tools.lora_oracle.weights import Tensors
 
 
 def read_change(folder: Path, base: Tensors | None) -> WeightDelta:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tools.lora_oracle.symmetry import Architecture, Weights, folded, state_of, unfolded, with_stream, with_weights
+from tools.changes.symmetry import Architecture, Weights, folded, state_of, unfolded, with_stream, with_weights
 
 EXACT = 1e-4
 """Of the logits' spread: norms and rotary embeddings are computed in float32 whatever the weights are in."""

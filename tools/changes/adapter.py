@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tools.changes.delta import ModuleDelta, factored_svd, layer_of, truncated
+from tools.changes.tensors import Tensors
 from tools.checkpoint import read_json
 from tools.errors import AdapterError
-from tools.lora_oracle.delta import ModuleDelta, factored_svd, layer_of, truncated
-from tools.lora_oracle.weights import Tensors
 
 Status = Literal["read", "partial", "unsupported", "invalid"]
 PLAIN_INITS: tuple[object, ...] = (None, True, False, "gaussian", "orthogonal", "eva")

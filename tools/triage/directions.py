@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tools.changes.canonical import canonical
+from tools.changes.delta import ModuleDelta
+from tools.changes.tensors import Tensors
 from tools.checkpoint import read_json
 from tools.errors import ModelLoadError
-from tools.lora_oracle.canonical import canonical
-from tools.lora_oracle.delta import ModuleDelta
-from tools.lora_oracle.lens import N_NULLS, copies, tokens_written
-from tools.lora_oracle.tables import Table, standing_out
-from tools.lora_oracle.weights import Tensors
+from tools.lora_lens.lens import N_NULLS, copies, tokens_written
+from tools.lora_lens.tables import Table, standing_out
 from tools.words import token_texts, words_among
 
 EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight", "transformer.wte.weight",

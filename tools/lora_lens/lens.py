@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.changes.delta import ModuleDelta, module_deltas, scrambled
 from tools.claims import Effect, Trigger
 from tools.controls import lift_over
-from tools.lora_oracle.delta import ModuleDelta, module_deltas, scrambled
-from tools.lora_oracle.tables import Table, standing_out, table_of
+from tools.lora_lens.tables import Table, standing_out, table_of
 from tools.residual import block_inputs
 from tools.subject import Encoded, Subject
 from tools.words import WordRuns, WordScores, at_words, robust_z, whole_words, word_runs

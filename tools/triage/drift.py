@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from tools.lora_oracle.adapter import WeightDelta
-from tools.lora_oracle.delta import ModuleDelta
-from tools.lora_oracle.weights import Tensors
+from tools.changes.adapter import WeightDelta
+from tools.changes.delta import ModuleDelta
+from tools.changes.tensors import Tensors
 
 FEATURES = ("log_norm", "stable_rank", "entropy", "top_share", "late_share", "write_share")
 

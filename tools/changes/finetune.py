@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from tools.changes.adapter import WeightDelta
+from tools.changes.delta import DENSE_RANK, truncated
+from tools.changes.realign import realign
+from tools.changes.rounding import Difference, difference
+from tools.changes.tensors import Tensors
 from tools.errors import ModelLoadError
 from tools.loading import load_subject
-from tools.lora_oracle.adapter import WeightDelta
-from tools.lora_oracle.delta import DENSE_RANK, truncated
-from tools.lora_oracle.realign import realign
-from tools.lora_oracle.weights import Tensors
-from tools.rounding import Difference, difference
 
 PLAUSIBLE_RATIO = 0.5
 """A change larger than this share of the base's own norm is no fine-tune of it as it stands."""

@@ -1,0 +1,1 @@
+"""What a platform asks of every adapter it is given, without running it."""
