@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from tools import checkpoint
+from tools.changes.parameters import Parameters
 from tools.errors import ModelLoadError, ToolInputError
 from tools.subject import PINNED_DATE, Subject
 
@@ -50,6 +51,7 @@ def load_subject(
         model=_load_model(trusted, device, kind),
         tokenizer=load_tokenizer(trusted),
         files={"base": checkpoint.hash_files(trusted)},
+        weights=Parameters(trusted),
     )
     if folder != trusted:
         loaded.tuned = _load_model(folder, device, kind)
