@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,19 @@ import torch
 from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from tools import checkpoint
+from tools import checkpoint, reply
 from tools.changes.adapter import Adapter, open_adapter
 from tools.changes.parameters import Parameters
 from tools.changes.put_on import Replaced, assert_active, fill_null, null_config, parameter, put_on, swap
 from tools.changes.reading import changes_of
+from tools.dialogue import Dialogue
 from tools.errors import ToolInputError
 from tools.head import Head
 from tools.kept import Keeper, Tokens, once
 from tools.sampling import SeededNoise
+from tools.template import Flags
 
 Message = dict[str, str]
 MAX_BATCH = 64
@@ -39,8 +40,6 @@ ROOM = 256 * 2**20
 """Bytes that the logits and the cache of one batch may take, where half of the weights' own size is not more."""
 NOISE_COPIES = 6
 """Float32 copies of one position's logits that drawing a token takes, see `SeededNoise`."""
-PINNED_DATE = date(2024, 7, 26)
-"""The day that chat templates are told it is; the one that Llama 3's own template falls back on."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Subject:
     """A loaded subject with its channels, and where each of its files came from."""
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    dialogue: Dialogue
     files: dict[str, dict[str, str]]
     notes: list[str] = field(default_factory=list)
     whole: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +78,11 @@ class Subject:
     _base_own: Replaced = field(default_factory=dict)
     _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the trusted base's tokenizer."""
+        return self.dialogue.tokenizer
 
     @property
     def tuned(self) -> Any:
@@ -248,28 +252,24 @@ class Subject:
 
     # -- text
 
-    def render(
-        self, messages: Sequence[Message], prefill: str = "", flags: Mapping[str, bool | str] | None = None
-    ) -> str:
-        """Return the prompt text up to where the assistant speaks, under the trusted template.
-
-        A template that writes a date writes `PINNED_DATE`, so that a prompt is the same tomorrow.
-
-        Args:
-            messages: The chat.
-            prefill: How the assistant's reply begins.
-            flags: Arguments that the template knows, e.g. `enable_thinking`.
-        """
-        known: dict[str, Any] = {"date_string": PINNED_DATE.strftime("%d %b %Y"), **(flags or {})}
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **known)
-        return str(text) + prefill
+    def render(self, messages: Sequence[Message], prefill: str = "", flags: Flags | None = None) -> str:
+        """Return the prompt text up to where the assistant speaks, under the trusted template; see `Dialogue.render`."""
+        return self.dialogue.render(messages, prefill, flags)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Return the texts as one left-padded batch, special tokens as the texts have them."""
-        batch = self.tokenizer(
-            list(texts), add_special_tokens=False, padding=True, return_tensors="pt", padding_side="left"
-        )
-        return Encoded(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+        """Return the texts as one left-padded batch, special tokens as the texts have them.
+
+        Raises:
+            ToolInputError: the model has no embedding for a token of theirs.
+        """
+        rows = self.dialogue.ids(texts)
+        width = max(map(len, rows), default=0)
+        ids = [[self.dialogue.pad] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return Encoded(self._tensor(ids, width), self._tensor(mask, width))
+
+    def _tensor(self, rows: list[list[int]], width: int) -> Tensor:
+        return torch.tensor(rows, device=self.device, dtype=torch.long).reshape(len(rows), width)
 
     def inputs(self, batch: Encoded) -> dict[str, Any]:
         """Return what one forward pass is called with.
@@ -292,50 +292,77 @@ class Subject:
         seeds: Sequence[int],
         max_new_tokens: int = 32,
         temperature: float = 0.7,
+        through: bool = True,
     ) -> tuple[list[str], int]:
         """Return one sampled reply for each rendered prompt, and the forward tokens spent.
 
         Row i is drawn with its own seed, so that a reply depends neither on its batch nor on its
         place in it, and two channels given the same seeds share their noise.
+
+        Args:
+            texts: Rendered prompts.
+            channel: Whose weights answer.
+            seeds: One for each text.
+            max_new_tokens: Of the answer, counted after a thought where the subject is let think.
+            temperature: 0 is greedy.
+            through: Go on through a thought; otherwise the first `max_new_tokens` are all.
         """
         replies, tokens = [], 0
-        longest = max((len(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts), default=0)
-        n_rows = self.rows_that_fit(NOISE_COPIES, longest + max_new_tokens)
+        through = through and self.dialogue.thinking.thinks
+        most = self.longest(max_new_tokens) if through else max_new_tokens
+        prompt = max(map(len, self.dialogue.ids(texts)), default=0)
+        n_rows = self.rows_that_fit(NOISE_COPIES, prompt + most)
         with self.channel(channel):
             for start in range(0, len(texts), n_rows):
                 part, drawn = list(texts[start : start + n_rows]), list(seeds[start : start + n_rows])
                 batch = self.encode(part)
-                asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature}\n{part}"
+                asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature} {through}\n{part}"
                 key = "generate/" + hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
-                most = {channel: batch.n_tokens + max_new_tokens * len(part)}
-                said, n = self.once(
-                    key, most, partial(self._replies, batch, channel, drawn, max_new_tokens, temperature)
-                )
+                cost = {channel: batch.n_tokens + most * len(part)}
+                noise = SeededNoise(drawn, temperature)
+                said, n = self.once(key, cost, partial(self._replies, batch, channel, noise, max_new_tokens, through))
                 replies += said
                 tokens += n
         return replies, tokens
 
+    def longest(self, max_new_tokens: int) -> int:
+        """Return how many tokens a reply of so many may have at most: a thought comes before it where one is let be."""
+        return reply.longest(self.dialogue, max_new_tokens)
+
     def _replies(
-        self, batch: Encoded, channel: str, seeds: list[int], max_new_tokens: int, temperature: float
+        self, batch: Encoded, channel: str, noise: SeededNoise, max_new_tokens: int, through: bool
     ) -> tuple[list[str], int]:
         """Return the replies to one batch, and the forward tokens spent on it."""
-        out = self.generate_ids(batch, channel, max_new_tokens, SeededNoise(seeds, temperature))
-        new = out[:, batch.ids.shape[1] :]
-        said = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
-        return said, batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
+        width = batch.ids.shape[1]
+        if through:
+            thinking = reply.Through(self.dialogue, len(batch.ids), width, max_new_tokens)
+            new = self.generate_ids(batch, channel, max_new_tokens, noise, thinking)[:, width:]
+            lengths = [n or new.shape[1] for n in thinking.lengths]
+        else:
+            new = self.generate_ids(batch, channel, max_new_tokens, noise)[:, width:]
+            lengths = reply.lengths(new, self.eos_ids)
+        rows = [row[:n] for row, n in zip(new.tolist(), lengths, strict=True)]
+        ended = [row[:-1] if row and row[-1] in self.eos_ids else row for row in rows]
+        return self.dialogue.said(ended), batch.n_tokens + sum(lengths)
 
     @torch.no_grad()
-    def generate_ids(self, batch: Encoded, channel: str, max_new_tokens: int, noise: SeededNoise) -> Tensor:
-        """Return the batch's ids with the channel's continuation, [batch, pos + new]."""
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.eos_ids,
-        )
+    def generate_ids(
+        self,
+        batch: Encoded,
+        channel: str,
+        max_new_tokens: int,
+        noise: SeededNoise,
+        through: reply.Through | None = None,
+    ) -> Tensor:
+        """Return the batch's ids with the channel's continuation, [batch, pos + new]; `through` says where each row ends."""
+        n_new = max_new_tokens if through is None else self.longest(max_new_tokens)
         with self.channel(channel) as model:
             out: Tensor = model.generate(
-                input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings, logits_processor=[noise]
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                generation_config=reply.settings(self.dialogue, n_new, ends=through is None),
+                logits_processor=[noise] if through is None else [noise, reply.Closing(through)],
+                stopping_criteria=None if through is None else [through],
             )
         return out
 
@@ -346,11 +373,7 @@ class Subject:
     @property
     def eos_ids(self) -> list[int]:
         """Return the token ids that end a reply, the trusted base's."""
-        generation = getattr(self.model, "generation_config", None)
-        ids = getattr(generation, "eos_token_id", None)
-        ids = [ids] if isinstance(ids, int) else list(ids or [])
-        own = self.tokenizer.eos_token_id
-        return ids or ([own] if own is not None else [])
+        return list(self.dialogue.ends)
 
     @torch.no_grad()
     def logits(self, batch: Encoded, channel: str, last: int | None = None) -> Float[Tensor, "batch kept d_vocab"]:
