@@ -16,6 +16,12 @@ def disagreements(adapter: Adapter) -> list[str]:
     return [*damage(adapter), *_targets(adapter), *_silent(adapter)]
 
 
+def told(adapter: Adapter) -> list[str]:
+    """Return what an audit's report says of an adapter's files, one sentence each."""
+    beside = [f"beside the adapter stands {line}" for line in adapter.company]
+    return [*adapter.notes, *disagreements(adapter), *beside]
+
+
 def damage(adapter: Adapter) -> list[str]:
     """Return what of it PEFT could not load as the configuration has it: other ranks, factors that are missing."""
     return [] if adapter.converted else [*_ranks(adapter), *_missing(adapter)]
@@ -23,10 +29,8 @@ def damage(adapter: Adapter) -> list[str]:
 
 def _ranks(adapter: Adapter) -> list[str]:
     settings = adapter.settings
-    ranks = {pair.path: adapter.factors(pair)[1].shape[0] // pair.n_experts for pair in adapter.pairs.values()}
-    odd = [
-        path for path, rank in ranks.items() if rank != settings.rank(path) and rank != settings.rank(f"{path}.weight")
-    ]
+    ranks = {pair.key: adapter.factors(pair)[1].shape[0] // pair.n_experts for pair in adapter.pairs.values()}
+    odd = [path for path, rank in ranks.items() if rank != settings.rank(path)]
     if not odd:
         return []
     return [f"the configuration says rank {settings.raw.get('r')}, {len(odd)} modules have another, first {odd[0]}"]
