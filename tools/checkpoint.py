@@ -24,7 +24,7 @@ def resolve(path_or_id: str, revision: str | None = None, holds: str = "config.j
     """Return the local folder of a checkpoint or an adapter: the path itself, or the hub snapshot of an id.
 
     Args:
-        path_or_id: A folder, or a hub id ORG/NAME, with the folder in it where the files stand deeper.
+        path_or_id: A folder, or a hub id ORG/NAME.
         revision: Of a hub id.
         holds: The file that makes the folder what is asked for: `config.json` or `adapter_config.json`.
 
@@ -40,17 +40,15 @@ def resolve(path_or_id: str, revision: str | None = None, holds: str = "config.j
         raise kind(f"{path_or_id[:80]} can't be looked up: {error}; pass a folder with {holds}") from error
     if is_folder:
         return path.resolve()
-    if is_there or not re.fullmatch(r"[\w.-]+(/[\w.-]+)+", path_or_id) or path_or_id.startswith("."):
+    if is_there or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
         raise kind(
-            f"{path_or_id[:200]} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME[/FOLDER]"
+            f"{path_or_id[:200]} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME"
         )
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.yaml"]
-    owner, name, *inside = path_or_id.split("/")
     try:
-        whole = snapshot_download(f"{owner}/{name}", revision=revision, allow_patterns=patterns)
-        return Path(whole, *inside).absolute()
+        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=patterns)).absolute()
     except Exception as error:
         raise kind(
             f"{path_or_id} is no folder here and the hub did not give it ({type(error).__name__}: {error}); "

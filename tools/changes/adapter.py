@@ -122,6 +122,17 @@ class Adapter:
         assert self.tensors is not None, "an adapter of which nothing was opened has no names either"
         return self.tensors.read(key)
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape, from the file's header where that is enough."""
+        if key in self._converted:
+            return tuple(self._converted[key].shape)
+        assert self.tensors is not None, "an adapter of which nothing was opened has no names either"
+        return self.tensors.shape(key)
+
+    def rank(self, pair: Pair) -> int:
+        """Return the rank of one pair, of each expert where they are stacked."""
+        return self.shape(pair.keys["A"])[0] // pair.n_experts
+
     def factors(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """Return B, [out, rank], and A, [rank, in], of one pair; blocks of a BD-LoRA are set into the whole.
 
@@ -390,22 +401,23 @@ def _check(pair: Pair, found: Adapter) -> None:
     if not {"A", "B"} <= pair.keys.keys():
         found.unread[pair.path] = f"only {', '.join(sorted(pair.keys))} is there, both factors are needed"
         return
-    if any(found.read(pair.keys[side]).ndim != 2 for side in "AB"):
-        shape = list(found.read(pair.keys["A"]).shape)
-        found.unread[pair.path] = f"a factor of shape {shape}: convolutions can't be read here"
+    of_b, of_a = (found.shape(pair.keys[side]) for side in "BA")
+    if len(of_b) != 2 or len(of_a) != 2:
+        found.unread[pair.path] = f"a factor of shape {list(of_a)}: convolutions can't be read here"
         pair.keys.clear()
         return
-    b, a = found.factors(pair)
+    if found.settings.raw.get("use_bdlora") or found.is_table(pair.name) or of_a[0] != of_b[1]:
+        of_b, of_a = (tuple(factor.shape) for factor in found.factors(pair))
     weight = None if found.base is None or pair.name not in found.base else found.base.shape(pair.name)
     if weight is not None and len(weight) == 3:
         pair.n_experts = weight[0]
-    if not a.shape[0] or a.shape[0] > MOST_RANK * pair.n_experts * min(a.shape[1], b.shape[0]):
-        found.unread[pair.path] = f"factors of rank {a.shape[0]} for a matrix of {b.shape[0]} by {a.shape[1]}"
+    if not of_a[0] or of_a[0] > MOST_RANK * pair.n_experts * min(of_a[1], of_b[0]):
+        found.unread[pair.path] = f"factors of rank {of_a[0]} for a matrix of {of_b[0]} by {of_a[1]}"
         pair.keys.clear()
     elif found.base is not None and weight is None:
         raise AdapterError(f"{found.folder} was made for another base: it changes {pair.path}, which this base lacks")
     elif weight is not None:
-        _check_shape(pair, (b.shape[0], a.shape[1]), weight, found)
+        _check_shape(pair, (of_b[0], of_a[1]), weight, found)
 
 
 def _check_shape(pair: Pair, shape: tuple[int, int], weight: tuple[int, ...], found: Adapter) -> None:

@@ -57,7 +57,7 @@ def _with_layers(model: Any, name: str, config: LoraConfig) -> Any:
 def _config(adapter: Adapter) -> LoraConfig:
     """Return the configuration that makes exactly the layers for which there are factors."""
     raw, pairs = adapter.settings.raw, list(adapter.pairs.values())
-    ranks = {pair.name: adapter.factors(pair)[1].shape[0] // pair.n_experts for pair in pairs}
+    ranks = {pair.name: adapter.rank(pair) for pair in pairs}
     alphas = {pair.name: adapter.settings.alpha(pair.key) for pair in pairs}
     r, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     keys = {pair.name: pair.key for pair in pairs}

@@ -137,12 +137,20 @@ def changes_of(adapter: Adapter) -> WeightDelta:
         _replaced(name, adapter.read(key), adapter, found)
     for name in sorted(adapter.tokens):
         _rows_replaced(name, adapter, found)
-    found.readings += disagreements(adapter)
+    found.readings += [*disagreements(adapter), *_silent(found)]
     found.recipe = {
         "rank": sorted(set(found.ranks.values())), "alpha": adapter.settings.raw.get("lora_alpha"),
         "rslora": bool(adapter.settings.raw.get("use_rslora")), "modules": sorted({p.rsplit(".", 1)[-1] for p in found.ranks}),
     }  # fmt: skip
     return found
+
+
+def _silent(found: WeightDelta) -> list[str]:
+    """Return that some modules, and not all, have a factor of zeros."""
+    silent = [path for path, factors in found.factors.items() if not factors.B.any() or not factors.A.any()]
+    if not silent or len(silent) == len(found.factors):
+        return []
+    return [f"{len(silent)} of {len(found.factors)} modules have a factor of zeros, first {silent[0]}"]
 
 
 def _low_rank(pair: Pair, adapter: Adapter, found: WeightDelta) -> None:
