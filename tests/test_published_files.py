@@ -276,6 +276,8 @@ def test_what_trainers_leave_beside_an_adapter_is_listed_and_shuts_no_gate(base,
     assert len(seen.company) == 7
     save_file({"other": torch.ones(2)}, folder / "adapter_model_copy.safetensors")
     assert triage(Scan(str(folder), str(base))).outcome == "partial"
+    subject = load_subject(str(base), str(folder))
+    assert any("adapter_model_copy.safetensors" in note and "was not looked at" in note for note in subject.notes)
 
 
 @pytest.mark.parametrize("more", ["head", "buffer"])

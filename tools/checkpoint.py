@@ -41,9 +41,7 @@ def resolve(path_or_id: str, revision: str | None = None, holds: str = "config.j
     if is_folder:
         return path.resolve()
     if is_there or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
-        raise kind(
-            f"{path_or_id[:200]} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME"
-        )
+        raise kind(f"{path_or_id[:200]} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.yaml"]
