@@ -161,7 +161,11 @@ def test_tokens_that_the_base_lacks_are_left_out_of_those_that_were_trained(base
     assert_read_by_both(base, tmp_path / "lora", expected)
 
 
-def test_embeddings_saved_along_are_the_bases_own_and_changed_ones_replace_them(base, plain, folder):
+@pytest.mark.parametrize("kind", ["base", "tied"])
+def test_embeddings_saved_along_are_the_bases_own_and_changed_ones_replace_them(request, tmp_path, kind):
+    base = request.getfixturevalue(kind)
+    plain = trained(base, tmp_path / "plain")
+    folder = tiny.copy(plain, tmp_path / "lora")
     own_table = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     key = "base_model.model.model.embed_tokens.weight"
     tiny.edit_tensors(folder / tiny.ADAPTER, lambda ts: {**ts, key: own_table})
