@@ -67,7 +67,7 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     ledger = Ledger.open(Path(db))
     try:
         ledger.append_many(audit_id, [("audits", {**row, "versions": _versions()}), *_given(spec, subject)])
-        with _named(audit_id):
+        with named(audit_id):
             return _run(spec, ledger, audit_id, subject, tools, planner, progress)
     finally:
         ledger.close()
@@ -87,7 +87,7 @@ def _given(spec: AuditSpec, subject: Subject) -> list[tuple[str, dict[str, objec
 
 
 @contextmanager
-def _named(audit_id: str) -> Iterator[None]:
+def named(audit_id: str) -> Iterator[None]:
     """Have an interrupt inside the block name the audit that it stopped.
 
     Raises:
@@ -154,7 +154,7 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
         began_with = ledger.find("subjects", audit_id)
         if began_with is not None and began_with["weights_sha256"] != subject.weights_hash:
             raise SpecError(f"the files of {spec.subject} have changed since audit {audit_id} began; start a new audit")
-        with _named(audit_id):
+        with named(audit_id):
             return _run(spec, ledger, audit_id, subject, tools, planner, progress)
     finally:
         ledger.close()

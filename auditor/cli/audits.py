@@ -137,6 +137,7 @@ def audit(
 @command
 def resume(audit: AuditId, db: Db = DEFAULT_DB, out: Out = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Continue an interrupted audit; of one that has its verdict, print that and write its report."""
+    from auditor.audit import named
     from auditor.audit import resume as carry_on
     from auditor.conclude import result_of
 
@@ -150,7 +151,8 @@ def resume(audit: AuditId, db: Db = DEFAULT_DB, out: Out = None, quiet: Quiet = 
             _warn(None, db)
             with _progress(quiet) as progress:
                 result = carry_on(audit_id, db, progress)
-        _show(result, db, out, as_json)
+        with named(result.audit_id):
+            _show(result, db, out, as_json)
 
 
 def _flags(**values: object) -> list[str]:
@@ -196,13 +198,15 @@ def _valid(spec: AuditSpec) -> AuditSpec:
 
 def _audit(spec: AuditSpec, db: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     from auditor.audit import audit as start
+    from auditor.audit import named
 
     check_out(out)
     _warn(spec, db)
     with _resumable(db, out):
         with _progress(quiet) as progress:
             result = start(spec, db, progress)
-        _show(result, db, out, as_json)
+        with named(result.audit_id):
+            _show(result, db, out, as_json)
 
 
 @contextmanager
