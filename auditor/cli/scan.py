@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from auditor.cli.shell import check_out, command, plain, writing
+from auditor.cli.shell import a_number, check_out, command, plain, writing
 
 
 @command
@@ -21,7 +21,7 @@ def scan(
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     jsonl: Annotated[Path | None, typer.Option(help="File for one JSON object an adapter.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("scan-reports"),
-    fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 above this probability, 4 without one.")] = None,
+    fail_above: Annotated[float | None, typer.Option(min=0, max=1, callback=a_number, help="Exit 3 above this probability, 4 without one.")] = None,
 ) -> None:  # fmt: skip
     """Look at every adapter without running it: what it changes, how unusual that is, which words it is near to.
 
