@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from tools import checkpoint
-from tools.errors import ModelLoadError, ToolInputError
+from tools.base_names import names_another
+from tools.errors import AdapterError, ModelLoadError, ToolInputError
 from tools.subject import PINNED_DATE, Subject
 
 FALLBACK_TEMPLATE = (
@@ -61,6 +62,7 @@ def load_subject(
         loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
         loaded.notes += _differences(loaded.files, "subject")
+        loaded.notes += _other_base(lora, trusted, base or subject)
     return loaded
 
 
@@ -184,6 +186,13 @@ def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
         for name in own
         if name in files[role] and files[role][name] != files["base"].get(name)
     ]
+
+
+def _other_base(lora: Path, base: Path, given: str) -> list[str]:
+    """Return a note where the adapter's files name another base than the one that it was put on."""
+    config = checkpoint.read_json(lora / "adapter_config.json", AdapterError)
+    named = names_another(config.get("base_model_name_or_path"), base, given)
+    return [f"the adapter's files name another base, {named}, than the one it was put on, {given}"] if named else []
 
 
 def _check_same_shape(base: nn.Module, tuned: nn.Module) -> None:

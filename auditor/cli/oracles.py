@@ -65,7 +65,9 @@ def evaluate_activation(
     trials: Annotated[Path, typer.Option(help="JSON Lines of trials; `auditor testbed oracle-examples` writes them.")],
     swaps: Annotated[Path | None, typer.Option(help="JSON Lines of swaps, for faithfulness.")] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks read [default: the contract's first set]")] = None,
-    threshold: Annotated[float | None, typer.Option(callback=a_number, help="Agreement below which it abstains [default: keeps 80% of what is right]")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(callback=a_number, help="Agreement below which it abstains [default: keeps 80% of what is right]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples.")] = 0,
     device: Annotated[str, typer.Option(help="Where the weights go: cpu, cuda, cuda:1, mps.")] = "cpu",
     as_json: AsJson = False,
