@@ -111,6 +111,10 @@ def audit(
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, vocabulary=vocabulary, oracle=oracle,
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision, planner=planner,
                    model=model, tools=tools, budget=budget, seed=seed)  # fmt: skip
+    if "" in flags:
+        raise SpecError(
+            f"{flags[flags.index('') - 1]} is given an empty text: leave the option out, or give it a value"
+        )
     asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
     if asked and oracle is None:
         raise SpecError(f"--{next(iter(asked))} is for an activation oracle: pass --oracle as well")

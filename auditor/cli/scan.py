@@ -46,7 +46,7 @@ def scan(
     if not found:
         raise SpecError(f"{adapters} holds no adapter_config.json and no folder that does; pass one that does")
     check_out(out)
-    trusted = str(resolve(base)) if base else None
+    trusted = None if base is None else str(resolve(base))
     if reference is not None and not reference.is_dir():
         raise SpecError(f"{reference} is not a folder: pass one that holds harmless adapters")
     known = tuple(references(reference)) if reference else ()

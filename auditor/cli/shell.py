@@ -55,9 +55,19 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # whoever read the output has left
                 raise
+            if told := _of_a_path(error):
+                fail(told, 2)
             _unexpected(error)
 
     return wrapped
+
+
+def _of_a_path(error: Exception) -> str:
+    """Return what the system says of a file that was named, an empty text for any other error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)[:200]}: {error.strerror}; pass another path, or mend this one"
+    loop = isinstance(error, RuntimeError) and str(error).startswith("Symlink loop")  # as Python before 3.13 says it
+    return f"{str(error)[:200]}; pass another path, or mend this one" if loop else ""
 
 
 def _unexpected(error: Exception) -> NoReturn:

@@ -49,8 +49,9 @@ class Ledger:
             LedgerError: There is no such file or folder, it can't be written to, it is not a ledger, or it was made
                 by a newer version.
         """
-        path = Path(path).resolve()
+        path = Path(path)
         with file.plain_errors(path):
+            path = Path(os.path.realpath(path))
             if not path.exists():
                 if not create:
                     raise LedgerError(f"there is no ledger at {path}: pass the path of one, or start an audit there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ def network_kind(path: Path) -> str:
     Args:
         path: A file that may be still to be made.
     """
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent
     try:
         mounts = [one for one in psutil.disk_partitions(all=True) if folder.is_relative_to(one.mountpoint)]
     except (OSError, psutil.Error):  # a machine that doesn't tell its mounts is not warned about
