@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
+from tools.changes.parameters import Parameters
 from tools.dialogue import Dialogue, read_dialogue
 from tools.errors import ModelLoadError, ToolInputError
 from tools.manner import turn_of
@@ -46,7 +47,9 @@ def load_subject(
     _check_device(device)
     model = _load_model(trusted, device, kind)
     dialogue, notes = _load_dialogue(trusted, model, thinking)
-    loaded = Subject(model, dialogue, files={"base": checkpoint.hash_files(trusted)}, notes=notes)
+    loaded = Subject(
+        model, dialogue, files={"base": checkpoint.hash_files(trusted)}, notes=notes, weights=Parameters(trusted)
+    )
     if folder != trusted:
         loaded.tuned = _load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)

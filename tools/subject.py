@@ -18,14 +18,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
+from tools.changes.adapter import Adapter, open_adapter
+from tools.changes.parameters import Parameters
+from tools.changes.put_on import Replaced, assert_active, fill_null, null_config, parameter, put_on, swap
+from tools.changes.reading import changes_of
 from tools.dialogue import Dialogue
-from tools.errors import AdapterError, ToolInputError
+from tools.errors import ToolInputError
 from tools.head import Head
 from tools.kept import Keeper, Tokens, once
 from tools.sampling import SeededNoise
@@ -69,6 +72,10 @@ class Subject:
     whole: dict[str, Any] = field(default_factory=dict)
     adapter_given: bool = False
     keeper: Keeper | None = None
+    weights: Parameters | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    _replaced: dict[str, Replaced] = field(default_factory=dict)
+    _base_own: Replaced = field(default_factory=dict)
     _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
 
@@ -159,8 +166,7 @@ class Subject:
         if name in self.whole:
             yield self.whole[name]
             return
-        before = self._active
-        wanted = name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None
+        before, wanted = self._active, self._answering(name)
         if wanted != before:
             self._switch(wanted)
         try:
@@ -169,87 +175,74 @@ class Subject:
             if self._active != before:
                 self._switch(before)
 
+    def _answering(self, name: str) -> str | None:
+        """Return the adapter behind a channel; None for plain weights."""
+        layers = isinstance(self.model, PeftModel) and name in self.model.peft_config
+        return name if layers or self._replaced.get(name) else None
+
     def _switch(self, adapter: str | None) -> None:
         """Let this adapter answer, or the base; asserted on every layer."""
+        swap(self.model, self._base_own)
+        self._base_own = {}
         if isinstance(self.model, PeftModel):
             layers: Any = self.model.base_model
-            if adapter is None:
+            if adapter is None or adapter not in self.model.peft_config:
                 layers.disable_adapter_layers()
             else:
                 layers.enable_adapter_layers()
                 self.model.set_adapter(adapter)
             self.model.requires_grad_(False)
-            assert_active(self.model, adapter)
+        if adapter is not None:
+            self._base_own = swap(self.model, self._replaced.get(adapter, {}))
         self._active = adapter
+        self._assert_active(adapter)
+
+    def _assert_active(self, adapter: str | None) -> None:
+        """Assert that this adapter answers on every layer, with all that it replaces; None for the base."""
+        if isinstance(self.model, PeftModel):
+            assert_active(self.model, adapter if adapter in self.model.peft_config else None)
+        for name, own in self._replaced.get(adapter or "", {}).items():
+            assert parameter(self.model, name) is own, (
+                f"{name}: another adapter's weights stand where {adapter!r} was asked"
+            )
 
     def active_adapter(self, channel: str) -> str | None:
         """Return the adapter that answers inside an open `channel`, asserted on every layer; None for plain weights."""
         if channel in self.whole:
             return None
-        wanted = channel if isinstance(self.model, PeftModel) and channel in self.model.peft_config else None
+        wanted = self._answering(channel)
         assert self._active == wanted, f"{self._active!r} answers where {channel!r} was asked"
-        if isinstance(self.model, PeftModel):
-            assert_active(self.model, wanted)
+        self._assert_active(wanted)
         return wanted
 
     def add_adapter(self, name: str, folder: Path) -> None:
-        """Load the LoRA in `folder` as the channel `name`.
+        """Load the LoRA in `folder` as the channel `name`, with whatever else it replaces of the base.
 
         Raises:
-            AdapterError: damaged, made for another base, or not every tensor of it was consumed.
+            AdapterError: damaged, made for another base, or not every tensor of it was taken up.
         """
-        checkpoint.check_folder(folder, AdapterError)
-        checkpoint.check_adapter_config(folder)
-        tensors = checkpoint.read_tensors(folder / checkpoint.ADAPTER_WEIGHTS, AdapterError)
-        if isinstance(self.model, PeftModel):
-            modules: dict[str, nn.Module] = dict(self.model.get_base_model().named_modules())
-        else:
-            modules = dict(self.model.named_modules())
-        checkpoint.check_fits(folder, tensors, modules)
+        adapter = open_adapter(folder, self.weights)
         try:
-            if isinstance(self.model, PeftModel):
-                self.model.load_adapter(
-                    str(folder), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
-                )
-            else:
-                self.model = PeftModel.from_pretrained(
-                    self.model, str(folder), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
-                )
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            if isinstance(self.model, PeftModel):
-                self._switch(None)
-            else:
-                _take_off(self.model)
-            raise AdapterError(f"{folder} could not be put on this base: {error}") from error
-        self.model.eval()
-        self.model.to(self.device)
-        self._switch(None)
-        checkpoint.check_consumed(
-            folder, tensors, get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
-        )
+            self.model, self._replaced[name] = put_on(self.model, name, adapter)
+        finally:
+            self.model.eval()
+            self.model.to(self.device)
+            self._switch(None)
+        self.adapters[name] = adapter
         self.files[name] = checkpoint.hash_files(folder)
         self._channels.add(name)
 
     def add_null(self, name: str, seed: int) -> None:
-        """Add a random LoRA as a null channel: per module the subject's rank and norm of change.
+        """Add a random LoRA as a null channel: per matrix the subject's rank and norm of change.
 
-        Where the subject has no adapter the null has none either, and reads as the base.
+        Where the subject has no factors the null has none either, and reads as the base.
         """
         self._channels.add(name)
         if not isinstance(self.model, PeftModel) or "subject" not in self.model.peft_config:
             return
         if name not in self.model.peft_config:
-            self.model.add_adapter(name, _copy_config(self.model.peft_config["subject"]))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            module: Any
-            for module in lora_modules(self.model).values():
-                if name not in module.lora_A:
-                    continue
-                delta = delta_norm(module, "subject")
-                for part in (module.lora_A[name], module.lora_B[name]):
-                    part.weight.copy_(torch.randn(part.weight.shape, generator=generator).to(part.weight))
-                module.lora_B[name].weight.mul_(delta / max(delta_norm(module, name), 1e-12))
+            self.model.add_adapter(name, null_config(self.model, "subject"), autocast_adapter_dtype=False)
+        fill_null(self.model, name, changes_of(self.adapters["subject"]), seed)
         self.model.eval()
         self._switch(None)
 
@@ -407,51 +400,3 @@ def lean(model: Any, last: int | None = None) -> dict[str, Any]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     wanted: dict[str, Any] = {"use_cache": False} | ({} if last is None else {"logits_to_keep": last})
     return {name: value for name, value in wanted.items() if name in inspect.signature(plain.forward).parameters}
-
-
-def _copy_config(config: Any) -> LoraConfig:
-    return LoraConfig(
-        r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules, task_type=config.task_type,
-        rank_pattern=config.rank_pattern, alpha_pattern=config.alpha_pattern, use_rslora=config.use_rslora,
-    )  # fmt: skip
-
-
-def lora_modules(model: nn.Module) -> dict[str, LoraLayer]:
-    """Return every module that carries LoRA factors, by its path in the base."""
-    return {
-        name.removeprefix("base_model.model."): module
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-
-
-def _take_off(model: nn.Module) -> None:
-    """Put a base's own layers back where a load that failed had wrapped them."""
-    for path, layer in list(model.named_modules()):
-        if isinstance(layer, LoraLayer):
-            parent, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
-
-
-def delta_norm(module: LoraLayer, adapter: str) -> float:
-    """Return the Frobenius norm of a module's change, 0 where the adapter does not touch it.
-
-    `||s B A||² = s² tr((BᵀB)(AAᵀ))`: the change itself is never formed.
-    """
-    if adapter not in module.lora_A:
-        return 0.0
-    factors: list[Any] = [module.lora_A[adapter].weight, module.lora_B[adapter].weight]
-    a, b = (factor.double() for factor in factors)
-    squared = float(((b.T @ b) * (a @ a.T)).sum())
-    norm: float = float(module.scaling[adapter]) * max(squared, 0.0) ** 0.5
-    return norm
-
-
-def assert_active(model: nn.Module, adapter: str | None) -> None:
-    """Assert that exactly this adapter answers on every layer that has it; None for the base."""
-    for path, module in lora_modules(model).items():
-        if adapter is None:
-            assert module.disable_adapters, f"{path}: an adapter is active where the base was asked"
-        elif adapter in module.lora_A:
-            active = [] if module.disable_adapters else list(module.active_adapters)
-            assert active == [adapter], f"{path}: active are {active}, {adapter!r} was asked"
