@@ -128,7 +128,6 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
     except RuntimeError as error:
         raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
     model.requires_grad_(False)
-    reply.forget_defaults(model)
     head = model.get_output_embeddings()
     if head is not None and dtype != torch.float32:
         head.register_forward_pre_hook(_in_one_piece)
@@ -170,8 +169,8 @@ def _load_dialogue(folder: Path, model: Any, thinking: Choice | None) -> tuple[D
         ModelLoadError: there is no tokenizer, or its template can't be used.
     """
     tokenizer = load_tokenizer(folder)
-    said, notes = reply.generation_file(folder)
-    ends = reply.declared_ends(model.config.get_text_config(), said, tokenizer)
+    ends, notes = reply.generation_file(folder, tokenizer)
+    ends = [*reply.believed_ends(model.config.get_text_config().eos_token_id, tokenizer), *ends]
     try:
         dialogue = read_dialogue(tokenizer, model.get_input_embeddings().weight.shape[0], ends, thinking)
     except ToolInputError as error:
