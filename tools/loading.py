@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
+from tools.changes.agreement import told
 from tools.changes.parameters import Parameters
 from tools.dialogue import Dialogue, read_dialogue
 from tools.errors import ModelLoadError, ToolInputError
 from tools.manner import turn_of
+from tools.model import bring_to_vocabulary, check_same_shape, load_model
 from tools.subject import Subject
 from tools.template import FALLBACK, fallback, template_of
 from tools.thought import Choice
@@ -45,19 +46,26 @@ def load_subject(
         raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
     kind = _dtype(device, dtype)
     _check_device(device)
-    model = _load_model(trusted, device, kind)
+    model = load_model(trusted, device, kind)
+    ours = checkpoint.ignored_code(trusted)
     dialogue, notes = _load_dialogue(trusted, model, thinking)
     loaded = Subject(
-        model, dialogue, files={"base": checkpoint.hash_files(trusted)}, notes=notes, weights=Parameters(trusted)
+        model,
+        dialogue,
+        files={"base": checkpoint.hash_files(trusted)},
+        notes=[*ours, *notes],
+        weights=Parameters(trusted),
     )
     if folder != trusted:
-        loaded.tuned = _load_model(folder, device, kind)
+        loaded.tuned = load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)
         loaded.notes += _differences(loaded.files, "subject")
-        _check_same_shape(loaded.model, loaded.tuned)
+        loaded.notes += bring_to_vocabulary(loaded.tuned, loaded.model)
+        check_same_shape(loaded.model, loaded.tuned)
     if lora is not None:
         loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
+        loaded.notes += told(loaded.adapters["subject"])
         loaded.notes += _differences(loaded.files, "subject")
     return loaded
 
@@ -68,7 +76,7 @@ def load_whole(subject: Subject, folder: Path) -> Any:
     Raises:
         ModelLoadError: it is no fine-tune of the base, or may not be trusted.
     """
-    model = _load_model(folder, str(subject.device), subject.model.dtype)
+    model = load_model(folder, str(subject.device), subject.model.dtype)
     plain = subject.model.get_base_model() if hasattr(subject.model, "get_base_model") else subject.model
     if model.config.get_text_config().hidden_size != plain.config.get_text_config().hidden_size:
         raise ModelLoadError(f"{folder} is no fine-tune of this base: its residual stream is of another width")
@@ -97,50 +105,6 @@ def _check_device(device: str) -> None:
         raise ToolInputError(
             f"device {device!r} is not available here ({reason}); pass cpu, or one that torch lists"
         ) from error
-
-
-def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    checkpoint.check_model_config(folder)
-    checkpoint.check_folder(folder, ModelLoadError)
-    for file in folder.glob("*.safetensors"):
-        checkpoint.read_tensors(file, ModelLoadError)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            generation_config=GenerationConfig(),  # type: ignore[no-untyped-call]
-        )
-    except Exception as error:
-        raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
-    model, info = loaded
-    missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if missing:
-        raise ModelLoadError(
-            f"{folder} lacks or misshapes {len(missing)} weights, first {missing[:3]}: the checkpoint is not whole"
-        )
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
-    model.requires_grad_(False)
-    head = model.get_output_embeddings()
-    if head is not None and dtype != torch.float32:
-        head.register_forward_pre_hook(_in_one_piece)
-    return model.eval()
-
-
-def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the head's input laid out in one piece.
-
-    Of some positions' residual stream alone PyTorch makes a batched product, for which it copies the
-    head once a row in half precision on a CPU: 57 MB a row at a vocabulary of 49,152 and a width of 576.
-    """
-    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -194,12 +158,3 @@ def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
         for name in own
         if name in files[role] and files[role][name] != files["base"].get(name)
     ]
-
-
-def _check_same_shape(base: nn.Module, tuned: nn.Module) -> None:
-    ours, theirs = base.state_dict(), tuned.state_dict()
-    odd = [k for k in ours if k not in theirs or ours[k].shape != theirs[k].shape]
-    if odd or len(ours) != len(theirs):
-        raise ModelLoadError(
-            f"the subject is no fine-tune of this base: {len(odd)} weights differ in shape, first {odd[:3]}"
-        )

@@ -72,6 +72,8 @@ class Triage:
     recipe: dict[str, Any] = field(default_factory=dict)
     readings: list[str] = field(default_factory=list)
     unsupported: dict[str, str] = field(default_factory=dict)
+    company: list[str] = field(default_factory=list)
+    vectors: dict[str, float] = field(default_factory=dict)
     drift: Drift | None = None
     percentiles: dict[str, float] | None = None
     n_reference: int = 0
@@ -121,7 +123,8 @@ def _look(scan: Scan) -> Triage:
     alike = [one.features for one in scan.reference if one.recipe == recipe_of(delta.modules)]
     seen = Triage(
         scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
-        readings=delta.readings, unsupported=delta.unsupported, realigned=delta.realigned, drift=drift_of(delta, base),
+        readings=delta.readings, unsupported=delta.unsupported, company=delta.company, vectors=delta.vectors,
+        realigned=delta.realigned, drift=drift_of(delta, base),
         certificate=certify(delta.factors) if delta.factors else None, n_reference=len(alike),
     )  # fmt: skip
     if seen.drift is not None and alike:
@@ -133,7 +136,10 @@ def _look(scan: Scan) -> Triage:
         seen = replace(seen, readings=[*seen.readings, note])
     if base is None or scan.base is None or not deltas:
         return seen
-    words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+    try:
+        words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+    except AuditorError as error:
+        return replace(seen, readings=[*seen.readings, f"no words were read: {error}"])
     listed = list(deltas.values())
     oracle = _oracle(scan.base, scan.oracle) if scan.oracle is not None else None
     if oracle is not None:
@@ -163,6 +169,7 @@ def _claimed(seen: Triage, oracle: ByClaims, change: Change) -> Triage:
     """Return the triage with the oracle's claims, and its probability where it was trained on changes of this sort."""
     (said,) = oracle.read([change])
     why = oracle.loaded.why_no_probability(change) if seen.outcome == "read" else "a part of this change was not read"
+    why = "norms or biases changed as well, which the oracle does not read" if seen.vectors and not why else why
     claims = [{"statement": a.statement, "family": a.family, "p": None if why else a.p} for a in said.answers if a.told]
     p_planted = None if why else said.p_planted
     return replace(seen, oracle_asked=True, claims=claims, p_planted=p_planted, no_probability=why)
