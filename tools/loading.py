@@ -135,8 +135,8 @@ def _load_dialogue(folder: Path, model: Any, thinking: Choice | None) -> tuple[D
         ModelLoadError: there is no tokenizer, or its template can't be used.
     """
     tokenizer = load_tokenizer(folder)
-    said, notes = reply.generation_file(folder)
-    ends = reply.declared_ends(model.config.get_text_config(), said, tokenizer)
+    ends, notes = reply.generation_file(folder, tokenizer)
+    ends = [*reply.believed_ends(model.config.get_text_config().eos_token_id, tokenizer), *ends]
     try:
         dialogue = read_dialogue(tokenizer, model.get_input_embeddings().weight.shape[0], ends, thinking)
     except ToolInputError as error:

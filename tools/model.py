@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, GenerationConfig
 
-from tools import checkpoint, reply
+from tools import checkpoint
 from tools.changes.adapter import fit_rows
 from tools.changes.parameters import Parameters
 from tools.changes.skeleton import model_class
@@ -51,7 +51,6 @@ def load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
     except RuntimeError as error:
         raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
     model.requires_grad_(False)
-    reply.forget_defaults(model)
     head = model.get_output_embeddings()
     if head is not None and dtype != torch.float32:
         head.register_forward_pre_hook(_in_one_piece)
