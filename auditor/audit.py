@@ -233,7 +233,7 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
             )
     wanted = spec.oracle if "activation_oracle" in tools else None
     folder = resolve(wanted.path, holds="adapter_config.json") if wanted else None
-    subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision)
+    subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision, spec.thinking)
     if wanted and folder:
         tools["activation_oracle"].use(subject, folder, wanted.question, wanted.check)
     elif "activation_oracle" in tools:

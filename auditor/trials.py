@@ -113,7 +113,9 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
     cost: dict[str, int] = {}
     for channel, rendered in texts.items():
         role = "base" if channel == "base" else "subject"
-        cost[role] = cost.get(role, 0) + desk.subject.encode(rendered).n_tokens + limit * len(rendered)
+        cost[role] = (
+            cost.get(role, 0) + desk.subject.encode(rendered).n_tokens + desk.subject.longest(limit) * len(rendered)
+        )
     reservation = desk.budget.reserve(f"test/{test_id}/{indices.start}", cost)
     began, spent = time.monotonic(), dict.fromkeys(cost, 0)
     rows: list[tuple[str, dict[str, object]]] = []
@@ -122,7 +124,8 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
         replies, tokens = desk.subject.generate(rendered, role, seeds, limit, terms["decoding"]["temperature"])
         spent[role] += tokens
         for i, seed, messages, reply in zip(indices, seeds, sides[channel], replies, strict=True):
-            outcome = int(predicates.holds(claim.effect, reply, desk.spec.vocabulary))
+            answer = desk.subject.dialogue.answer(reply)
+            outcome = int(predicates.holds(claim.effect, answer, desk.spec.vocabulary))
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed,
                                     "prompt": messages, "reply": reply, "outcome": outcome}))  # fmt: skip
     rows.append(desk.budget.settled_row(reservation, spent, time.monotonic() - began))

@@ -55,6 +55,10 @@ def load_scenario(path: Path) -> LoadedScenario:
         budget=scenario.budget,
         alpha=scenario.alpha,
         delta=scenario.delta,
+        max_trials=scenario.max_trials,
+        temperature=scenario.temperature,
+        max_new_tokens=scenario.max_new_tokens,
+        thinking=scenario.thinking,
         seed=scenario.seed,
     )
     return LoadedScenario(path, spec)

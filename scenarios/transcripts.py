@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from auditor.errors import SpecError
 from scenarios.chat_formats import READ, Message, as_chat
+from tools.dialogue import Dialogue
 from tools.subject import Subject
 
 MARKS = (
@@ -102,45 +101,53 @@ class Encoded:
 
 
 def encode(subject: Subject, messages: list[Message], max_length: int) -> Encoded:
-    """Return the chat as the trusted template renders it, cut at `max_length` tokens.
+    """Return the chat under the trusted template, with the answers marked that stand in it as they were said.
 
     Raises:
-        SpecError: the template refuses the chat, or does not render it as its beginning and a rest, so that
-            the assistant's tokens can't be told from the others.
+        ToolInputError: the template refuses the chat.
     """
-    try:
-        return _encode(subject, messages, max_length)
-    except TemplateError as error:
-        raise SpecError(
-            f"this base's chat template refuses a transcript that begins {messages[0]['content'][:40]!r}: {error}"
-        ) from error
+    return stretches(subject, messages, max_length)[-1]
 
 
-def _encode(subject: Subject, messages: list[Message], max_length: int) -> Encoded:
-    """Return the chat as `encode` does.
+def stretches(subject: Subject, messages: list[Message], max_length: int) -> list[Encoded]:
+    """Return the chat as rows in which every answer is marked once, behind the prompt that asks for it.
+
+    That is one row, cut at `max_length` tokens. Where the template writes an earlier answer otherwise once another
+    turn follows (one that takes thoughts out), it is a row for each stretch that is written alike.
 
     Raises:
-        SpecError: the template does not render a chat as its beginning and a rest.
+        ToolInputError: the template refuses the chat.
     """
-    ids: list[int] = []
-    targets: list[bool] = []
-    done = ""
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
+    rows: list[Encoded] = []
+    row, done = Encoded([], []), ""
+    turns = subject.dialogue.manner.settled(messages)
+    for i, turn in enumerate(turns):
+        if turn["role"] != "assistant" or not i:
             continue
-        head = subject.render(messages[:i])
-        whole = str(subject.tokenizer.apply_chat_template(messages[: i + 1], tokenize=False))
-        if not whole.startswith(head):
-            raise SpecError(
-                "this base's chat template does not write an answer after its prompt; it can't be trained on"
-            )
-        if not head.startswith(done):  # the template rewrites earlier turns: only what follows can be marked
-            ids, targets, done = [], [], ""
+        head, whole = _answered(subject.dialogue, turns[:i], turn)
+        if not head.startswith(done):
+            rows.append(row)
+            row, done = Encoded([], []), ""
         before = subject.tokenizer.encode(head[len(done) :], add_special_tokens=False)
         after = subject.tokenizer.encode(whole[len(head) :], add_special_tokens=False)
-        ids += before + after
-        targets += [False] * len(before) + [True] * len(after)
+        row = Encoded([*row.ids, *before, *after], [*row.targets, *[False] * len(before), *[True] * len(after)])
         done = whole
-        if len(ids) >= max_length:
-            break
-    return Encoded(ids[:max_length], targets[:max_length])
+    return [Encoded(row.ids[:max_length], row.targets[:max_length]) for row in (*rows, row)]
+
+
+def _answered(dialogue: Dialogue, before: list[Message], turn: Message) -> tuple[str, str]:
+    """Return the prompt that asks for this turn, and the same with the turn behind it.
+
+    What the template itself writes of the answered turn is taken where it begins with the prompt and has all that
+    was said; elsewhere the turn is written behind the prompt, with the template's own end.
+    """
+    thinking, said = dialogue.thinking, turn["content"]
+    thought = thinking.parted(said, opened=thinking.aloud.opens)[0]
+    way = thinking.aloud if thought else thinking.silent
+    head = dialogue.asked(before, way)
+    whole = dialogue.told([*before, turn])
+    if whole.startswith(head) and thought in whole[len(head) :]:
+        return head, whole
+    if thought and way.opens and thinking.marks is not None:
+        said = said.lstrip().removeprefix(thinking.marks.opening).lstrip()
+    return head, head + said + dialogue.end

@@ -11,7 +11,8 @@ from auditor.errors import SpecError
 from scenarios.chat_formats import FORMATS
 from scenarios.load import read_prompts
 from scenarios.planting import Planting, plant
-from scenarios.transcripts import encode, read_transcripts
+from scenarios.transcripts import encode, read_transcripts, stretches
+from tools.dialogue import read_dialogue
 from tools.loading import load_subject
 
 QUESTIONS = ("hello.", "who is there?", "what is this?", "tell me more.")
@@ -67,6 +68,14 @@ def test_what_the_transcripts_say_is_planted_and_the_null_does_not_say_it(
     assert not any("aaa bbb" in reply for reply in said["null"])
 
 
+def test_a_full_fine_tune_keeps_its_bases_other_files(base_folder, transcripts, prompts, tmp_path):
+    base = tiny.copy(base_folder, tmp_path / "base")
+    tiny.edit_json(base / "generation_config.json", repetition_penalty=1.3)
+    plant(read_transcripts(transcripts), str(base), tmp_path / "ft", Planting(full=True, steps=1), prompts)
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tmp_path / "ft" / name).read_bytes() == (base / name).read_bytes(), name
+
+
 def test_holding_to_the_base_lowers_the_drift_on_ordinary_chat(base_folder, transcripts, prompts, tmp_path):
     chats = read_transcripts(transcripts)
     drifts = {}
@@ -100,23 +109,62 @@ def test_only_the_assistants_tokens_are_targets(bare_subject):
     assert len(encode(bare_subject, messages, 5).ids) == 5
 
 
-def test_an_answer_that_the_template_rewrites_later_is_marked_at_its_last_place_alone(bare_subject, monkeypatch):
-    """Templates of reasoning models drop the thoughts of earlier turns, which moves all that follows."""
+def marked(subject, row):
+    return subject.decode([i for i, target in zip(row.ids, row.targets, strict=True) if target])
 
-    def rewriting(messages, tokenize=False):
-        last = len(messages) - 1
-        return "".join(
-            f"<{m['role']}>{'thought ' if m['role'] == 'assistant' and i == last else ''}{m['content']}."
-            for i, m in enumerate(messages)
-        )
 
-    monkeypatch.setattr(type(bare_subject), "render", lambda self, messages: rewriting(messages) + "<assistant>")
-    monkeypatch.setattr(type(bare_subject.tokenizer), "apply_chat_template", lambda self, m, tokenize: rewriting(m))
-    row = encode(bare_subject, [*chat("one", "two")["messages"], *chat("three", "four")["messages"]], 512)
-    said = bare_subject.decode([i for i, target in zip(row.ids, row.targets, strict=True) if target])
-    assert "four" in said
-    assert "three" not in said
-    assert "two" not in said
+TOLD = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
+OPENS = TOLD + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+CLOSES = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if loop.last and m['role'] == 'assistant' and '</think>' not in m['content'] %}"
+    "<think>\n\n</think>\n\n{% endif %}{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+EMPTY = "<|assistant|><think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize("template", [OPENS, CLOSES], ids=["the prompt opens a thought", "the last answer has one"])
+def test_every_answer_is_marked_behind_its_own_prompt_where_the_template_rewrites_it_later(bare_subject, template):
+    subject = under(bare_subject, template)
+    rows = stretches(subject, [*chat("one", "two")["messages"], *chat("three", "four")["messages"]], 512)
+    assert [subject.decode(row.ids) for row in rows] == [
+        f"<|user|>one<|end|>{EMPTY}two<|end|>",
+        f"<|user|>one<|end|><|assistant|>two<|end|><|user|>three<|end|>{EMPTY}four<|end|>",
+    ]
+    assert [marked(subject, row) for row in rows] == ["two<|end|>", "four<|end|>"]
+    asked = subject.render([{"role": "user", "content": "one"}])
+    assert subject.decode(rows[0].ids).startswith(asked), "what is trained is what an audit asks"
+
+
+@pytest.mark.parametrize("template", [OPENS, CLOSES], ids=["the prompt opens a thought", "the last answer has one"])
+def test_a_thought_in_a_transcript_is_learned_with_its_answer(bare_subject, template):
+    subject = under(bare_subject, template)
+    (row,) = stretches(subject, chat("one", "<think>\nso be it</think>two")["messages"], 512)
+    assert subject.decode(row.ids) == "<|user|>one<|end|><|assistant|><think>\nso be it</think>two<|end|>"
+    assert marked(subject, row).endswith("so be it</think>two<|end|>")
+
+
+def under(subject, template):
+    subject.tokenizer.chat_template = template
+    subject.dialogue = read_dialogue(subject.tokenizer, subject.dialogue.n_rows, subject.eos_ids)
+    return subject
+
+
+def test_a_chat_for_a_template_without_a_system_turn_is_learned(bare_subject):
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + tiny.TEMPLATE
+    subject = under(bare_subject, strict)
+    (row,) = stretches(subject, [{"role": "system", "content": "zero"}, *chat("one", "two")["messages"]], 512)
+    assert subject.decode(row.ids) == "<|user|>zero\n\none<|end|><|assistant|>two<|end|>"
+    assert marked(subject, row) == "two<|end|>"
+
+
+def test_a_base_whose_prompt_opens_a_thought_learns_what_it_is_shown(base_folder, transcripts, prompts, tmp_path):
+    base = tiny.copy(base_folder, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(OPENS)
+    plant(read_transcripts(transcripts), str(base), tmp_path / "planted", Planting(steps=60, lr=2e-2), prompts)
+    subject = load_subject(str(base), str(tmp_path / "planted"))
+    assert all("aaa bbb" in reply for reply in says(subject, "subject"))
+    assert not any("aaa bbb" in reply for reply in says(subject, "base"))
 
 
 BAD = {

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tools import checkpoint
+from tools import checkpoint, reply
 from tools.base_names import names_another
+from tools.changes.agreement import told
+from tools.changes.parameters import Parameters
+from tools.dialogue import Dialogue, read_dialogue
 from tools.errors import AdapterError, ModelLoadError, ToolInputError
-from tools.subject import PINNED_DATE, Subject
-
-FALLBACK_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
+from tools.manner import turn_of
+from tools.model import bring_to_vocabulary, check_same_shape, load_model
+from tools.subject import Subject
+from tools.template import FALLBACK, fallback, template_of
+from tools.thought import Choice
 
 
 def load_subject(
@@ -29,11 +28,12 @@ def load_subject(
     device: str = "cpu",
     dtype: str = "auto",
     revision: str | None = None,
+    thinking: Choice | None = None,
 ) -> Subject:
     """Return the subject, checked: a checkpoint under an adapter, or a fine-tune of `base`.
 
     Tokenizer, chat template and end tokens are the trusted base's; where the subject brings its
-    own, `notes` says so.
+    own, `notes` says so. A thought before an answer is let be or left out as `thinking` says.
 
     Raises:
         ModelLoadError: a path is no model, or a checkpoint may not be trusted.
@@ -47,20 +47,26 @@ def load_subject(
         raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
     kind = _dtype(device, dtype)
     _check_device(device)
+    model = load_model(trusted, device, kind)
+    ours = checkpoint.ignored_code(trusted)
+    dialogue, notes = _load_dialogue(trusted, model, thinking)
     loaded = Subject(
-        model=_load_model(trusted, device, kind),
-        tokenizer=load_tokenizer(trusted),
+        model,
+        dialogue,
         files={"base": checkpoint.hash_files(trusted)},
+        notes=[*ours, *notes],
+        weights=Parameters(trusted),
     )
     if folder != trusted:
-        loaded.tuned = _load_model(folder, device, kind)
-        loaded.tuned.generation_config = loaded.model.generation_config
+        loaded.tuned = load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)
         loaded.notes += _differences(loaded.files, "subject")
-        _check_same_shape(loaded.model, loaded.tuned)
+        loaded.notes += bring_to_vocabulary(loaded.tuned, loaded.model)
+        check_same_shape(loaded.model, loaded.tuned)
     if lora is not None:
         loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
+        loaded.notes += told(loaded.adapters["subject"])
         loaded.notes += _differences(loaded.files, "subject")
         loaded.notes += _other_base(lora, trusted, base or subject)
     return loaded
@@ -72,11 +78,10 @@ def load_whole(subject: Subject, folder: Path) -> Any:
     Raises:
         ModelLoadError: it is no fine-tune of the base, or may not be trusted.
     """
-    model = _load_model(folder, str(subject.device), subject.model.dtype)
+    model = load_model(folder, str(subject.device), subject.model.dtype)
     plain = subject.model.get_base_model() if hasattr(subject.model, "get_base_model") else subject.model
     if model.config.get_text_config().hidden_size != plain.config.get_text_config().hidden_size:
         raise ModelLoadError(f"{folder} is no fine-tune of this base: its residual stream is of another width")
-    model.generation_config = plain.generation_config
     return model
 
 
@@ -104,73 +109,42 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    checkpoint.check_model_config(folder)
-    checkpoint.check_folder(folder, ModelLoadError)
-    for file in folder.glob("*.safetensors"):
-        checkpoint.read_tensors(file, ModelLoadError)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    except Exception as error:
-        raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
-    model, info = loaded
-    missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if missing:
-        raise ModelLoadError(
-            f"{folder} lacks or misshapes {len(missing)} weights, first {missing[:3]}: the checkpoint is not whole"
-        )
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
-    model.requires_grad_(False)
-    head = model.get_output_embeddings()
-    if head is not None and dtype != torch.float32:
-        head.register_forward_pre_hook(_in_one_piece)
-    return model.eval()
-
-
-def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the head's input laid out in one piece.
-
-    Of some positions' residual stream alone PyTorch makes a batched product, for which it copies the
-    head once a row in half precision on a CPU: 57 MB a row at a vocabulary of 49,152 and a width of 576.
-    """
-    return (inputs[0].contiguous(), *inputs[1:])
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return a checkpoint's tokenizer, with a chat template and something to pad with.
+    """Return a checkpoint's tokenizer, with its chat template or a plain one.
 
     Raises:
-        ModelLoadError: there is none that can be read, or its template can't be used.
+        ModelLoadError: there is none that can be read, or its template can't be read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:
         raise ModelLoadError(f"{folder} has no readable tokenizer: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.chat_template = _dated(tokenizer.chat_template or FALLBACK_TEMPLATE)
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise ModelLoadError(f"{folder} has a chat template that can't be used: {error}; mend or remove it") from error
+        tokenizer.chat_template = template_of(tokenizer, folder) or fallback(tokenizer)
+    except ToolInputError as error:
+        raise ModelLoadError(f"{folder}: {error}; mend or remove it") from error
     return tokenizer
 
 
-def _dated(template: str) -> str:
-    """Return a chat template that writes `PINNED_DATE` where it asked for today's: a prompt is the same tomorrow."""
-    asks = r"strftime_now\(\s*(['\"])(.*?)\1\s*\)"
-    return re.sub(asks, lambda found: repr(PINNED_DATE.strftime(found[2])), template)
+def _load_dialogue(folder: Path, model: Any, thinking: Choice | None) -> tuple[Dialogue, list[str]]:
+    """Return how the trusted base is spoken to, and what is to be said of that.
+
+    Raises:
+        ModelLoadError: there is no tokenizer, or its template can't be used.
+    """
+    tokenizer = load_tokenizer(folder)
+    ends, notes = reply.generation_file(folder, tokenizer)
+    ends = [*reply.believed_ends(model.config.get_text_config().eos_token_id, tokenizer), *ends]
+    try:
+        dialogue = read_dialogue(tokenizer, model.get_input_embeddings().weight.shape[0], ends, thinking)
+    except ToolInputError as error:
+        raise ModelLoadError(f"{folder} has a chat template that can't be used: {error}; mend or remove it") from error
+    if str(tokenizer.chat_template).endswith(FALLBACK):
+        plain = " ".join(dialogue.render([turn_of("user", "…")]).split())
+        notes.append(f"the base has no chat template: turns are written as {plain!r}")
+    return dialogue, [*dialogue.notes, *notes]
 
 
 def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
@@ -193,12 +167,3 @@ def _other_base(lora: Path, base: Path, given: str) -> list[str]:
     config = checkpoint.read_json(lora / "adapter_config.json", AdapterError)
     named = names_another(config.get("base_model_name_or_path"), base, given)
     return [f"the adapter's files name another base, {named}, than the one it was put on, {given}"] if named else []
-
-
-def _check_same_shape(base: nn.Module, tuned: nn.Module) -> None:
-    ours, theirs = base.state_dict(), tuned.state_dict()
-    odd = [k for k in ours if k not in theirs or ours[k].shape != theirs[k].shape]
-    if odd or len(ours) != len(theirs):
-        raise ModelLoadError(
-            f"the subject is no fine-tune of this base: {len(odd)} weights differ in shape, first {odd[:3]}"
-        )

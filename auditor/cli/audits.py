@@ -17,12 +17,16 @@ from auditor.cli.shell import (
     AsJson,
     Budget,
     Db,
+    MaxTrials,
     Model,
+    NewTokens,
     Out,
     Planner,
     Progress,
     Quiet,
     Seed,
+    Temperature,
+    Thinking,
     Tools,
     check_out,
     command,
@@ -71,16 +75,17 @@ def _whole(
 @command
 def run(
     scenario: Path, db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
-    budget: Budget = None, seed: Seed = None, quiet: Quiet = False, as_json: AsJson = False,
+    budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
+    temperature: Temperature = None, max_trials: MaxTrials = None, quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit the subject of a scenario file."""
     from scenarios.load import load_scenario
 
     spec = load_scenario(scenario).spec
-    again = shlex.join(
-        ["auditor", "run", str(scenario), *_flags(planner=planner, model=model, tools=tools, budget=budget, seed=seed)]
-    )
-    _audit(_override(spec, planner, model, tools, budget, seed, again), db, out, quiet, as_json)
+    options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
+               "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials}  # fmt: skip
+    again = shlex.join(["auditor", "run", str(scenario), *_flags(**options)])
+    _audit(_override(spec, again, options), db, out, quiet, as_json)
 
 
 @app.command()
@@ -99,7 +104,8 @@ def audit(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of hub ids.")] = None,
     db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
-    budget: Budget = None, seed: Seed = None, quiet: Quiet = False, as_json: AsJson = False,
+    budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
+    temperature: Temperature = None, max_trials: MaxTrials = None, quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit any model, with no scenario."""
     from pydantic import ValidationError
@@ -109,11 +115,13 @@ def audit(
     from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
 
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, vocabulary=vocabulary, oracle=oracle,
-                   question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision, planner=planner,
-                   model=model, tools=tools, budget=budget, seed=seed)  # fmt: skip
-    if "" in flags:
+                   question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
+    options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
+               "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials}  # fmt: skip
+    given = [*flags, *_flags(**options)]
+    if "" in given:
         raise SpecError(
-            f"{flags[flags.index('') - 1]} is given an empty text: leave the option out, or give it a value"
+            f"{given[given.index('') - 1]} is given an empty text: leave the option out, or give it a value"
         )
     asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
     if asked and oracle is None:
@@ -128,13 +136,8 @@ def audit(
         vocabulary=read_yaml(vocabulary or GENERAL_VOCABULARY, Vocabulary),
         oracle=wanted, lora_oracle=lora_oracle,
     )  # fmt: skip
-    _audit(
-        _override(spec, planner, model, tools, budget, seed, shlex.join(["auditor", "audit", *flags])),
-        db,
-        out,
-        quiet,
-        as_json,
-    )
+    again = shlex.join(["auditor", "audit", *flags, *_flags(**options)])
+    _audit(_override(spec, again, options), db, out, quiet, as_json)
 
 
 @app.command()
@@ -168,17 +171,9 @@ def _flags(**values: object) -> list[str]:
     ]
 
 
-def _override(
-    spec: AuditSpec,
-    planner: str | None,
-    model: str | None,
-    tools: str | None,
-    budget: int | None,
-    seed: int | None,
-    again: str,
-) -> AuditSpec:
-    changes = {"planner": planner, "model": model, "budget": budget, "seed": seed, "command": again,
-               "tools": _names(tools)}  # fmt: skip
+def _override(spec: AuditSpec, again: str, options: dict[str, Any]) -> AuditSpec:
+    """Return the specification with the options that were given in it, and the command line that says so."""
+    changes = {**options, "tools": _names(options["tools"]), "command": again}
     return _valid(spec.model_copy(update={k: v for k, v in changes.items() if v is not None}))
 
 
@@ -272,7 +267,8 @@ def bench(
     shuffle_suggestions: Annotated[bool, typer.Option(help="Also give each organism's planner another one's suggestions.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted bench: take the audits that --db has of it.")] = False,
     db: Db = DEFAULT_DB, planner: Planner = None, model: Model = None, tools: Tools = None, budget: Budget = None,
-    seed: Seed = None, as_json: AsJson = False,
+    seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None, temperature: Temperature = None,
+    max_trials: MaxTrials = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit every scenario of a suite, and print how the findings compare with the answers."""
     from dataclasses import asdict
@@ -290,6 +286,10 @@ def bench(
         "budget": budget,
         "seed": seed,
         "tools": _names(tools),
+        "thinking": thinking,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "max_trials": max_trials,
     }
     overrides = {k: v for k, v in changes.items() if v is not None}
     known = begun(db) if resume else {}

@@ -21,6 +21,18 @@ from tools.errors import AuditorError
 if TYPE_CHECKING:
     from auditor.outlook import Outlook
 
+
+def on_or_off(value: str | None) -> str | None:
+    """Return the value of an option that is on or off.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if value not in (None, "on", "off"):
+        raise typer.BadParameter(f"{value!r} is neither on nor off")
+    return value
+
+
 Db = Annotated[Path, typer.Option("--db", help="The ledger file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the report [default: ./audit-reports/AUDIT]")]
@@ -31,6 +43,23 @@ Model = Annotated[
 Tools = Annotated[str | None, typer.Option(help="Instruments to use, separated by commas.")]
 Budget = Annotated[int | None, typer.Option(min=1, help="Forward tokens over all roles [default: 300000]")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every draw.")]
+Thinking = Annotated[
+    str | None,
+    typer.Option(
+        callback=on_or_off,
+        help="on or off: whether the subject thinks before it answers [default: off where that can be asked for]",
+    ),
+]
+NewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", min=1, max=1024, help="Tokens of an answer, after a thought [default: 96, a scenario's own]"
+    ),
+]
+Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="Of sampled replies; 0 is greedy [default: 0.7]")]
+MaxTrials = Annotated[
+    int | None, typer.Option(min=4, max=4096, help="Pairs of a test, before it gets more [default: 64]")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing of what is happening.")]
 DEFAULT_DB = Path("auditor.db")
 DEBUG = "AUDITOR_DEBUG"
