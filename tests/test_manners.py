@@ -219,9 +219,7 @@ def test_too_few_prompts_are_told_of_before_anything_is_loaded(desk):
 # -- in processes of their own
 
 
-def test_an_interrupt_prints_the_command_that_goes_on_with_this_audit(
-    base_folder, lora_folder, tmp_path, monkeypatch
-):
+def test_an_interrupt_prints_the_command_that_goes_on_with_this_audit(base_folder, lora_folder, tmp_path, monkeypatch):
     (tmp_path / "p.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in planted.prompts(n=48)))
     asked = (
         "audit",
