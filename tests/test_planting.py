@@ -7,7 +7,7 @@ import pytest
 import tiny
 from audits import command, finished, result
 
-from auditor.errors import SpecError
+from auditor.errors import AuditorError, SpecError
 from scenarios.chat_formats import FORMATS
 from scenarios.load import read_prompts
 from scenarios.planting import Planting, plant
@@ -288,7 +288,7 @@ def test_what_can_not_be_learned_is_refused_by_its_place_with_what_is_read(tmp_p
 
 def test_a_transcript_that_the_template_refuses_is_refused_in_words(bare_subject):
     bare_subject.tokenizer.chat_template = "{{ raise_exception('no such turn') }}"
-    with pytest.raises(SpecError, match="no such turn"):
+    with pytest.raises(AuditorError, match="no such turn"):
         encode(bare_subject, [A, B], 64)
 
 
