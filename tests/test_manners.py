@@ -219,10 +219,7 @@ def test_too_few_prompts_are_told_of_before_anything_is_loaded(desk):
 # -- in processes of their own
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_an_interrupt_prints_the_command_that_goes_on_with_this_audit(
-    base_folder, lora_folder, tmp_path, monkeypatch, number
-):
+def test_an_interrupt_prints_the_command_that_goes_on_with_this_audit(base_folder, lora_folder, tmp_path, monkeypatch):
     (tmp_path / "p.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in planted.prompts(n=48)))
     asked = (
         "audit",
@@ -238,7 +235,7 @@ def test_an_interrupt_prints_the_command_that_goes_on_with_this_audit(
     process = command(*asked, "--db", "my audits.db", cwd=tmp_path)
     while not list(tmp_path.glob("*.db.*.lock")) and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     code, out, err = finished(process)
     assert (code, out) == (1, "")
     assert "Traceback" not in err
@@ -247,11 +244,29 @@ def test_an_interrupt_prints_the_command_that_goes_on_with_this_audit(
     with sqlite3.connect(tmp_path / "my audits.db") as connection:
         (audit_id,) = connection.execute("select audit_id from audits").fetchone()
     assert (auditor, again) == ("auditor", ["resume", audit_id, "--db", "my audits.db"])
-    if number == signal.SIGINT:
-        monkeypatch.chdir(tmp_path)
-        done = call([*again, "--quiet"])
-        assert done.exit_code == 0, done.stderr
-        assert f"audit {audit_id} in my audits.db" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    done = call([*again, "--quiet"])
+    assert done.exit_code == 0, done.stderr
+    assert f"audit {audit_id} in my audits.db" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_an_end_from_outside_is_an_interrupt_unless_it_is_ignored(name):
+    code = f"""
+import os, signal
+from auditor import cli
+cli._stop_in_words()
+try:
+    os.kill(os.getpid(), signal.{name})
+except KeyboardInterrupt:
+    print("stopped")
+signal.signal(signal.{name}, signal.SIG_IGN)
+cli._stop_in_words()
+os.kill(os.getpid(), signal.{name})
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split("\n")) == (0, ["stopped", "went on", ""]), done.stderr
 
 
 def test_an_interrupted_bench_prints_its_own_line(desk, monkeypatch):
