@@ -14,7 +14,17 @@ Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
 Grade = Literal["suggested", "confirmed", "localised"]
 Speaker = Literal["system", "user", "assistant"]
 DEFAULT_BUDGET = 300_000
-DEFAULT_TOOLS = ("chat", "model_diff", "scan", "word_shift", "lora_lens", "lora_oracle", "activation_oracle", "probe")
+DEFAULT_TOOLS = (
+    "own_files",
+    "chat",
+    "model_diff",
+    "scan",
+    "word_shift",
+    "lora_lens",
+    "lora_oracle",
+    "activation_oracle",
+    "probe",
+)
 
 
 class _Strict(BaseModel):

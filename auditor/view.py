@@ -86,6 +86,7 @@ class View:
     spent: int
     survey_done: bool
     tools: Mapping[str, Tool[Any]] = field(default_factory=dict)
+    files_alone: bool = False
 
     @property
     def budget_left(self) -> int:
@@ -206,7 +207,16 @@ def load_view(
     ]  # fmt: skip
     calls = [row for row in ledger.rows("tool_calls", audit_id) if row["state"] in ("settled", "failed")]
     done = ledger.find("events", audit_id, kind="survey_done") is not None
-    return View(spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done, dict(tools or {}))
+    alone = files_alone(ledger, audit_id)
+    return View(
+        spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done, dict(tools or {}), alone
+    )
+
+
+def files_alone(ledger: Ledger, audit_id: str) -> bool:
+    """Return whether the check found that subject and base have the same weights, and differ in the files beside them."""
+    checked = ledger.find("events", audit_id, kind="subject_checked", key="check")
+    return checked is not None and bool(checked["body"].get("files_alone"))
 
 
 def max_trials_of(ledger: Ledger, audit_id: str, terms: dict[str, Any], test_id: str) -> int:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tools import checkpoint
 from tools.errors import ModelLoadError, ToolInputError
+from tools.own_files.own import Own
 from tools.subject import PINNED_DATE, Subject
 
 FALLBACK_TEMPLATE = (
@@ -32,7 +33,7 @@ def load_subject(
     """Return the subject, checked: a checkpoint under an adapter, or a fine-tune of `base`.
 
     Tokenizer, chat template and end tokens are the trusted base's; where the subject brings its
-    own, `notes` says so.
+    own, `notes` says how they differ, and `own` has them.
 
     Raises:
         ModelLoadError: a path is no model, or a checkpoint may not be trusted.
@@ -55,12 +56,12 @@ def load_subject(
         loaded.tuned = _load_model(folder, device, kind)
         loaded.tuned.generation_config = loaded.model.generation_config
         loaded.files["subject"] = checkpoint.hash_files(folder)
-        loaded.notes += _differences(loaded.files, "subject")
+        _note_own_files(loaded, trusted, folder)
         _check_same_shape(loaded.model, loaded.tuned)
     if lora is not None:
         loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
-        loaded.notes += _differences(loaded.files, "subject")
+        _note_own_files(loaded, trusted, lora)
     return loaded
 
 
@@ -171,19 +172,15 @@ def _dated(template: str) -> str:
     return re.sub(asks, lambda found: repr(PINNED_DATE.strftime(found[2])), template)
 
 
-def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
-    own = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-        "special_tokens_map.json",
-    )
-    return [
-        f"{role} brings its own {name}, which differs from the base's; the base's is used"
-        for name in own
-        if name in files[role] and files[role][name] != files["base"].get(name)
-    ]
+def _note_own_files(loaded: Subject, base: Path, folder: Path) -> None:
+    """Note how the subject's template, tokenizer and generation defaults differ; the base's are used but where it is said."""
+    loaded.own = Own(base, folder)
+    try:
+        found = loaded.own.compared().differences
+    except Exception as error:  # a stranger's files may fail in any way, and the weights can still be audited
+        loaded.notes.append(f"the subject's own files could not be compared with the base's: {error}")
+        return
+    loaded.notes += [f"the subject brings its own {d.file}: {d.sentence}; the base's is used for both" for d in found]
 
 
 def _check_same_shape(base: nn.Module, tuned: nn.Module) -> None:

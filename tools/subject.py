@@ -28,6 +28,7 @@ from tools import checkpoint
 from tools.errors import AdapterError, ToolInputError
 from tools.head import Head
 from tools.kept import Keeper, Tokens, once
+from tools.own_files.own import Own
 from tools.sampling import SeededNoise
 
 Message = dict[str, str]
@@ -70,6 +71,7 @@ class Subject:
     whole: dict[str, Any] = field(default_factory=dict)
     adapter_given: bool = False
     keeper: Keeper | None = None
+    own: Own | None = None
     _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
 
