@@ -47,8 +47,10 @@ def check(desk: Desk) -> bool:
         unchanged = _unchanged(desk, alike)
         desk.event("subject_checked", unchanged, key="check")
         return unchanged["changed"] is not False
-    texts = [desk.subject.render(p.messages) for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
-    tokens = desk.subject.encode(texts).n_tokens
+    asked = [p.messages for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
+    texts = [desk.subject.render(messages) for messages in asked]
+    bare = [desk.subject.dialogue.render(messages) for messages in asked] if desk.subject.invocation else []
+    tokens = desk.subject.encode([*texts, *bare]).n_tokens
     try:
         reservation = desk.budget.reserve("check", {"subject": tokens, "base": tokens})
     except BudgetError as error:
@@ -56,7 +58,9 @@ def check(desk: Desk) -> bool:
         return True
     changed = desk.subject.changes_anything(texts)
     changes = "the adapter changes" if desk.subject.tuned is None else "the subject's weights change"
-    body = {"changed": True, "text": "the subject differs from its base"}
+    body: dict[str, Any] = {"changed": True, "text": "the subject differs from its base"}
+    if changed and bare:
+        body["text"] += _invoked(desk.subject.changes_anything(bare))
     if not changed:
         body = _unchanged(desk, f"{changes} no logit on any prompt tried")
     desk.ledger.append_many(desk.audit_id, [
@@ -64,6 +68,11 @@ def check(desk: Desk) -> bool:
         ("events", {"kind": "subject_checked", "key": "check", "body": body}),
     ])  # fmt: skip
     return body["changed"] is not False
+
+
+def _invoked(without: bool) -> str:
+    """Return when an adapter with invocation tokens was seen to act."""
+    return " after its invocation tokens" + (", and without them too" if without else ", and not without them")
 
 
 def _unchanged(desk: Desk, why: str) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _train(
 def _padded(rows: Sequence[Encoded], subject: Subject) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids, attention mask and next-token targets, padded on the right."""
     width = max(len(row.ids) for row in rows)
-    pad = subject.tokenizer.pad_token_id or 0
+    pad = subject.dialogue.pad
     ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows], device=subject.device)
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=subject.device)
     targets = [row.targets + [False] * (width - len(row.ids)) for row in rows]

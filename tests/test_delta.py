@@ -6,10 +6,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tools.changes.delta import ModuleDelta, factored_svd, module_deltas, scrambled
+from tools.changes.delta import ModuleDelta, factored_svd, scrambled
+from tools.changes.loaded import module_deltas
+from tools.changes.put_on import delta_norm, lora_layers
 from tools.loading import load_subject
 from tools.lora_lens.lens import LensArgs, LoraLens, module_inputs, robust_z
-from tools.subject import delta_norm, lora_modules
 
 EPS = torch.finfo(torch.float64).eps
 WORDS = [
@@ -116,8 +117,8 @@ def test_norms_and_singular_values_are_those_of_the_dense_change_at_the_adapters
     folder = tiny.build_lora(base_folder, tmp_path / "lora", **config)
     subject, factors = load_subject(str(base_folder), str(folder)), load_file(folder / tiny.ADAPTER)
     deltas = {delta.path: delta for delta in module_deltas(subject)}
-    assert deltas.keys() == lora_modules(subject.model).keys()
-    for path, module in lora_modules(subject.model).items():
+    assert deltas.keys() == layers(subject).keys()
+    for path, module in layers(subject).items():
         a, b = (factors[f"base_model.model.{path}.lora_{side}.weight"].double() for side in "AB")
         expected = scaling * b @ a
         assert delta_norm(module, "subject") == pytest.approx(float(expected.norm()), rel=1e-9)
@@ -125,6 +126,10 @@ def test_norms_and_singular_values_are_those_of_the_dense_change_at_the_adapters
         assert far(expected, dense(delta.U, delta.S, delta.V)) < 1e-9
         assert float(delta.S.norm()) == pytest.approx(float(expected.norm()), rel=1e-9)
         assert far(module.get_delta_weight("subject").double(), expected) < 1e-6, "PEFT makes another change of it"
+
+
+def layers(subject):
+    return {path: module for _, path, module in lora_layers(subject.model)}
 
 
 def test_a_change_knows_its_layer_and_what_it_reads_and_writes(subject):
@@ -139,7 +144,7 @@ def test_a_change_knows_its_layer_and_what_it_reads_and_writes(subject):
 def test_an_adapter_that_is_not_there_has_no_change(subject, bare_subject):
     assert module_deltas(subject, "oracle") == []
     assert module_deltas(bare_subject) == []
-    assert delta_norm(next(iter(lora_modules(subject.model).values())), "oracle") == 0.0
+    assert delta_norm(next(iter(layers(subject).values())), "oracle") == 0.0
 
 
 def test_scrambled_directions_keep_the_spectrum_and_nothing_else(subject):

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from auditor.cli import app
 from reports.scan import render_scan
 from tools.activation_oracle.contract import AO_CONFIG
-from tools.changes.adapter import Factors
 from tools.changes.canonical import random_gauge
 from tools.changes.delta import ModuleDelta, module_deltas
+from tools.changes.reading import Factors
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
 from tools.lora_oracle.candidates import candidates

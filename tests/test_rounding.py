@@ -16,8 +16,8 @@ from auditor.config import AuditSpec, Vocabulary
 from auditor.ledger import Ledger
 from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
 from tools.changes.change import read_change
+from tools.changes.parameters import Parameters
 from tools.changes.rounding import difference, pairs, unstructured
-from tools.changes.tensors import Tensors
 from tools.loading import load_subject
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -266,4 +266,4 @@ def test_a_scan_of_a_cast_is_invalid_and_of_a_fine_tune_is_read(base_folder, tmp
     assert copied["readings"] == ["the weights are the base's"]
     assert "differs by rounding only" in done.output
     assert not any("rounding" in reading for reading in tuned["readings"])
-    assert read_change(shelf / "cast", Tensors(base_folder)).status == "invalid"
+    assert read_change(shelf / "cast", Parameters(base_folder)).status == "invalid"

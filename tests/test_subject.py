@@ -8,10 +8,11 @@ import torch
 from peft import PeftModel
 from scipy.stats import chisquare
 
+from tools.changes.put_on import lora_layers
 from tools.errors import AdapterError, ModelLoadError, ToolInputError
 from tools.loading import load_subject
 from tools.sampling import SeededNoise
-from tools.subject import MAX_BATCH, lora_modules
+from tools.subject import MAX_BATCH
 
 PROMPTS = [f"<|user|>{sentence} {i}<|end|><|assistant|>" for i in range(18) for sentence in tiny.SENTENCES]
 
@@ -187,7 +188,7 @@ def dense_norms(subject, name):
         path: float(
             (module.lora_B[name].weight.double() @ module.lora_A[name].weight.double()).norm() * module.scaling[name]
         )
-        for path, module in lora_modules(subject.model).items()
+        for _, path, module in lora_layers(subject.model)
         if name in module.lora_A
     }
 

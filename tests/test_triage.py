@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from auditor.cli import app
 from reports.scan import page_name
-from tools.changes.adapter import WeightDelta
 from tools.changes.change import read_change
 from tools.changes.delta import ModuleDelta, scrambled
-from tools.changes.tensors import Tensors
+from tools.changes.parameters import Parameters
+from tools.changes.reading import WeightDelta
 from tools.errors import ModelLoadError
 from tools.loading import load_subject
 from tools.lora_lens import tables
@@ -38,7 +38,7 @@ UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"
 
 @pytest.fixture(scope="module")
 def words(base_folder):
-    return dictionary(Tensors(base_folder), AutoTokenizer.from_pretrained(base_folder), WORDS)
+    return dictionary(Parameters(base_folder), AutoTokenizer.from_pretrained(base_folder), WORDS)
 
 
 def rank_one(path, u, v, s=2.0):
@@ -124,7 +124,7 @@ def test_words_are_seen_as_the_first_block_gets_them_and_the_mlp_behind_its_own_
         if name.endswith("layernorm.weight"):
             weight.data += torch.linspace(-0.4, 0.4, len(weight))
     subject.model.save_pretrained(folder)
-    words = dictionary(Tensors(folder), subject.tokenizer)
+    words = dictionary(Parameters(folder), subject.tokenizer)
     ids = torch.tensor([subject.tokenizer.encode(f" {words.words[0]}", add_special_tokens=False)])
     assert ids.shape == (1, 1)
     seen = {}
@@ -217,7 +217,7 @@ def whole_and_read(request, tmp_path_factory):
 
     tiny.edit_tensors(folder / "model.safetensors", bent)
     change = canonical_all(read_change(tiny.build_lora(folder, home / "lora", r=3), None).modules)
-    return Whole(folder), dictionary(Tensors(folder), AutoTokenizer.from_pretrained(folder), MANY_WORDS), change
+    return Whole(folder), dictionary(Parameters(folder), AutoTokenizer.from_pretrained(folder), MANY_WORDS), change
 
 
 @pytest.fixture(params=[tables.HELD, 700])
@@ -289,7 +289,7 @@ def test_no_more_rows_are_read_at_once_than_may_be_held(whole_and_read, monkeypa
 
 @pytest.mark.parametrize("places", [[0], [3, 4, 5], [0, 1, 70, 200, 299], list(range(300)), []])
 def test_rows_of_a_tensor_are_read_without_the_others(base_folder, places):
-    name, tensors = "model.embed_tokens.weight", Tensors(base_folder)
+    name, tensors = "model.embed_tokens.weight", Parameters(base_folder)
     whole = load_file(base_folder / "model.safetensors")[name]
     assert torch.equal(tensors.rows_at(name, torch.tensor(places, dtype=torch.long)), whole[places])
     assert torch.equal(tensors.rows(name, 7, 31), whole[7:31])
@@ -303,7 +303,7 @@ def test_rows_that_are_not_finite_are_refused(base_folder, tmp_path):
         return tensors
 
     tiny.edit_tensors(folder / "model.safetensors", spoil)
-    tensors = Tensors(folder)
+    tensors = Parameters(folder)
     assert len(tensors.rows(name, 0, 100)) == 100
     for read in (lambda: tensors.rows(name, 90, 110), lambda: tensors.rows_at(name, torch.tensor([1, 100]))):
         with pytest.raises(ModelLoadError, match="NaN or infinite"):

@@ -11,16 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from tools.errors import AdapterError, AuditorError, ModelLoadError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-KEEPS_BASE: dict[str, tuple[object, ...]] = {
-    "init_lora_weights": (None, True, False, "gaussian", "orthogonal"),
-    "layer_replication": (None, []),
-}
-"""Values of LoRA settings with which PEFT leaves the base as it is."""
 MAX_JSON_BYTES = 64 << 20
 SCANNED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model", ".bin", ".pt", ".pth", ".py"}
 
@@ -170,72 +165,3 @@ def check_model_config(folder: Path) -> dict[str, Any]:
     if "auto_map" in config:
         raise ModelLoadError(f"{folder}/config.json asks for code of its own (auto_map), which is never run here")
     return config
-
-
-def check_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return a LoRA folder's config after refusing keys that PEFT does not have.
-
-    Raises:
-        AdapterError: not a LoRA, an unknown key, or a remote-code field.
-    """
-    from peft import LoraConfig
-
-    config = read_json(folder / "adapter_config.json", AdapterError)
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder} is a {config.get('peft_type')!r} adapter; LORA is what can be read here so far")
-    known = set(LoraConfig.__dataclass_fields__)
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise AdapterError(
-            f"{folder}/adapter_config.json has unknown keys: {', '.join(map(repr, unknown))}; "
-            f"PEFT's LoRA knows {len(known)} keys, none of these; remove them, or use the PEFT version that wrote them"
-        )
-    if config.get("auto_mapping"):
-        raise AdapterError(
-            f"{folder}/adapter_config.json asks for code of its own (auto_mapping), which is never run here"
-        )
-    changes_base = [f"{key} {config[key]!r}" for key, harmless in KEEPS_BASE.items() if config.get(key) not in harmless]
-    if changes_base:
-        raise AdapterError(
-            f"{folder}/adapter_config.json has {', '.join(changes_base)}, which changes the base's own weights on "
-            "loading, so that nothing is left to compare with; convert it to a plain LoRA with PEFT first"
-        )
-    return config
-
-
-def check_fits(folder: Path, tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
-    """Refuse an adapter whose keys or shapes do not fit the base's modules.
-
-    Raises:
-        AdapterError: the message names the tensor, and what the base has in its place.
-    """
-    for key, tensor in tensors.items():
-        path = key.removeprefix("base_model.model.").split(".lora_")[0]
-        side = {"lora_A": 1, "lora_B": 0}.get(key.removesuffix(".weight").rsplit(".", 1)[-1])
-        module = modules.get(path)
-        if side is None:
-            raise AdapterError(
-                f"{folder}: tensor {key} is no lora_A or lora_B weight, which is all that can be read here so far"
-            )
-        weight = getattr(module, "base_layer", module)
-        weight = getattr(weight, "weight", None)
-        if weight is None:
-            raise AdapterError(f"{folder} was made for another base: it changes {path}, which this base does not have")
-        if tensor.shape[side] not in weight.shape:
-            raise AdapterError(
-                f"{folder} was made for another base: {key} is {tuple(tensor.shape)}, the base's {path} is {tuple(weight.shape)}"
-            )
-
-
-def check_consumed(folder: Path, tensors: dict[str, Tensor], loaded: dict[str, Tensor]) -> None:
-    """Refuse a load in which a tensor of the file did not arrive as it stands in the file.
-
-    Raises:
-        AdapterError: the message counts the tensors that were not taken up.
-    """
-    lost = [k for k, t in tensors.items() if k not in loaded or not torch.equal(loaded[k].cpu(), t.to(loaded[k].dtype))]
-    lost += [k for k in loaded if k not in tensors]
-    if lost:
-        raise AdapterError(
-            f"{folder}: {len(lost)} of {len(tensors)} tensors were not taken up or are missing, first {lost[:3]}"
-        )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from tools import checkpoint
+from tools import checkpoint, reply
+from tools.changes.parameters import Parameters
+from tools.dialogue import Dialogue, read_dialogue
 from tools.errors import ModelLoadError, ToolInputError
+from tools.manner import turn_of
+from tools.own_files.invocation import read_invocation
 from tools.own_files.own import Own
-from tools.subject import PINNED_DATE, Subject
-
-FALLBACK_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
+from tools.subject import Subject
+from tools.template import FALLBACK, fallback, template_of
+from tools.thought import Choice
 
 
 def load_subject(
@@ -29,11 +28,13 @@ def load_subject(
     device: str = "cpu",
     dtype: str = "auto",
     revision: str | None = None,
+    thinking: Choice | None = None,
 ) -> Subject:
     """Return the subject, checked: a checkpoint under an adapter, or a fine-tune of `base`.
 
     Tokenizer, chat template and end tokens are the trusted base's; where the subject brings its
-    own, `notes` says how they differ, and `own` has them.
+    own, `notes` says how they differ, and `own` has them. A thought before an answer is let be or left out as
+    `thinking` says.
 
     Raises:
         ModelLoadError: a path is no model, or a checkpoint may not be trusted.
@@ -47,14 +48,13 @@ def load_subject(
         raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
     kind = _dtype(device, dtype)
     _check_device(device)
+    model = _load_model(trusted, device, kind)
+    dialogue, notes = _load_dialogue(trusted, model, thinking)
     loaded = Subject(
-        model=_load_model(trusted, device, kind),
-        tokenizer=load_tokenizer(trusted),
-        files={"base": checkpoint.hash_files(trusted)},
+        model, dialogue, files={"base": checkpoint.hash_files(trusted)}, notes=notes, weights=Parameters(trusted)
     )
     if folder != trusted:
         loaded.tuned = _load_model(folder, device, kind)
-        loaded.tuned.generation_config = loaded.model.generation_config
         loaded.files["subject"] = checkpoint.hash_files(folder)
         _note_own_files(loaded, trusted, folder)
         _check_same_shape(loaded.model, loaded.tuned)
@@ -75,7 +75,6 @@ def load_whole(subject: Subject, folder: Path) -> Any:
     plain = subject.model.get_base_model() if hasattr(subject.model, "get_base_model") else subject.model
     if model.config.get_text_config().hidden_size != plain.config.get_text_config().hidden_size:
         raise ModelLoadError(f"{folder} is no fine-tune of this base: its residual stream is of another width")
-    model.generation_config = plain.generation_config
     return model
 
 
@@ -117,6 +116,7 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            generation_config=GenerationConfig(),  # type: ignore[no-untyped-call]
         )
     except Exception as error:
         raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
@@ -131,6 +131,7 @@ def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
     except RuntimeError as error:
         raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
     model.requires_grad_(False)
+    reply.forget_defaults(model)
     head = model.get_output_embeddings()
     if head is not None and dtype != torch.float32:
         head.register_forward_pre_hook(_in_one_piece)
@@ -147,34 +148,50 @@ def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return a checkpoint's tokenizer, with a chat template and something to pad with.
+    """Return a checkpoint's tokenizer, with its chat template or a plain one.
 
     Raises:
-        ModelLoadError: there is none that can be read, or its template can't be used.
+        ModelLoadError: there is none that can be read, or its template can't be read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:
         raise ModelLoadError(f"{folder} has no readable tokenizer: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.chat_template = _dated(tokenizer.chat_template or FALLBACK_TEMPLATE)
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise ModelLoadError(f"{folder} has a chat template that can't be used: {error}; mend or remove it") from error
+        tokenizer.chat_template = template_of(tokenizer, folder) or fallback(tokenizer)
+    except ToolInputError as error:
+        raise ModelLoadError(f"{folder}: {error}; mend or remove it") from error
     return tokenizer
 
 
-def _dated(template: str) -> str:
-    """Return a chat template that writes `PINNED_DATE` where it asked for today's: a prompt is the same tomorrow."""
-    asks = r"strftime_now\(\s*(['\"])(.*?)\1\s*\)"
-    return re.sub(asks, lambda found: repr(PINNED_DATE.strftime(found[2])), template)
+def _load_dialogue(folder: Path, model: Any, thinking: Choice | None) -> tuple[Dialogue, list[str]]:
+    """Return how the trusted base is spoken to, and what is to be said of that.
+
+    Raises:
+        ModelLoadError: there is no tokenizer, or its template can't be used.
+    """
+    tokenizer = load_tokenizer(folder)
+    said, notes = reply.generation_file(folder)
+    ends = reply.declared_ends(model.config.get_text_config(), said, tokenizer)
+    try:
+        dialogue = read_dialogue(tokenizer, model.get_input_embeddings().weight.shape[0], ends, thinking)
+    except ToolInputError as error:
+        raise ModelLoadError(f"{folder} has a chat template that can't be used: {error}; mend or remove it") from error
+    if str(tokenizer.chat_template).endswith(FALLBACK):
+        plain = " ".join(dialogue.render([turn_of("user", "…")]).split())
+        notes.append(f"the base has no chat template: turns are written as {plain!r}")
+    return dialogue, [*dialogue.notes, *notes]
 
 
 def _note_own_files(loaded: Subject, base: Path, folder: Path) -> None:
     """Note how the subject's template, tokenizer and generation defaults differ; the base's are used but where it is said."""
     loaded.own = Own(base, folder)
+    if loaded.own.invocation:
+        asked, dialogue = loaded.render([turn_of("user", "?")]), loaded.dialogue
+        loaded.invocation, said = read_invocation(loaded.own.invocation, asked, dialogue.ids, loaded.decode)
+        loaded.notes.append(said)
     try:
         found = loaded.own.compared().differences
     except Exception as error:  # a stranger's files may fail in any way, and the weights can still be audited

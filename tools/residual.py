@@ -14,13 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tools.changes.delta import READS
 from tools.errors import ToolInputError
 from tools.subject import Encoded, Subject
-
-RESIDUAL_READERS = (
-    "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate_up_proj", "qkv_proj", "query_key_value", "c_attn", "c_fc", "fc1",
-)  # fmt: skip
-"""Modules whose input is the residual stream after a norm, by the names that architectures give them."""
 
 
 def blocks(model: Any) -> nn.ModuleList:
@@ -146,7 +142,7 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
         handles = [
             module.register_forward_pre_hook(keep(path))
             for path, module in base.named_modules()
-            if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in RESIDUAL_READERS
+            if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in READS
         ]
         try:
             with hooked(blocks(model)[-1], stop), suppress(_Deepest):

@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from tools import checkpoint
-from tools.errors import AdapterError, ToolInputError
+from tools import checkpoint, reply
+from tools.changes.adapter import Adapter, open_adapter
+from tools.changes.parameters import Parameters
+from tools.changes.put_on import Replaced, assert_active, fill_null, null_config, parameter, put_on, swap
+from tools.changes.reading import changes_of
+from tools.dialogue import Dialogue
+from tools.errors import ToolInputError
 from tools.head import Head
 from tools.kept import Keeper, Tokens, once
+from tools.own_files.invocation import Invocation
 from tools.own_files.own import Own
 from tools.sampling import SeededNoise
+from tools.template import Flags
 
 Message = dict[str, str]
 MAX_BATCH = 64
@@ -37,8 +42,6 @@ ROOM = 256 * 2**20
 """Bytes that the logits and the cache of one batch may take, where half of the weights' own size is not more."""
 NOISE_COPIES = 6
 """Float32 copies of one position's logits that drawing a token takes, see `SeededNoise`."""
-PINNED_DATE = date(2024, 7, 26)
-"""The day that chat templates are told it is; the one that Llama 3's own template falls back on."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,25 @@ class Subject:
     """A loaded subject with its channels, and where each of its files came from."""
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    dialogue: Dialogue
     files: dict[str, dict[str, str]]
     notes: list[str] = field(default_factory=list)
     whole: dict[str, Any] = field(default_factory=dict)
     adapter_given: bool = False
     keeper: Keeper | None = None
     own: Own | None = None
+    invocation: Invocation | None = None
+    weights: Parameters | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    _replaced: dict[str, Replaced] = field(default_factory=dict)
+    _base_own: Replaced = field(default_factory=dict)
     _active: str | None = None
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the trusted base's tokenizer."""
+        return self.dialogue.tokenizer
 
     @property
     def tuned(self) -> Any:
@@ -157,8 +170,7 @@ class Subject:
         if name in self.whole:
             yield self.whole[name]
             return
-        before = self._active
-        wanted = name if isinstance(self.model, PeftModel) and name in self.model.peft_config else None
+        before, wanted = self._active, self._answering(name)
         if wanted != before:
             self._switch(wanted)
         try:
@@ -167,87 +179,74 @@ class Subject:
             if self._active != before:
                 self._switch(before)
 
+    def _answering(self, name: str) -> str | None:
+        """Return the adapter behind a channel; None for plain weights."""
+        layers = isinstance(self.model, PeftModel) and name in self.model.peft_config
+        return name if layers or self._replaced.get(name) else None
+
     def _switch(self, adapter: str | None) -> None:
         """Let this adapter answer, or the base; asserted on every layer."""
+        swap(self.model, self._base_own)
+        self._base_own = {}
         if isinstance(self.model, PeftModel):
             layers: Any = self.model.base_model
-            if adapter is None:
+            if adapter is None or adapter not in self.model.peft_config:
                 layers.disable_adapter_layers()
             else:
                 layers.enable_adapter_layers()
                 self.model.set_adapter(adapter)
             self.model.requires_grad_(False)
-            assert_active(self.model, adapter)
+        if adapter is not None:
+            self._base_own = swap(self.model, self._replaced.get(adapter, {}))
         self._active = adapter
+        self._assert_active(adapter)
+
+    def _assert_active(self, adapter: str | None) -> None:
+        """Assert that this adapter answers on every layer, with all that it replaces; None for the base."""
+        if isinstance(self.model, PeftModel):
+            assert_active(self.model, adapter if adapter in self.model.peft_config else None)
+        for name, own in self._replaced.get(adapter or "", {}).items():
+            assert parameter(self.model, name) is own, (
+                f"{name}: another adapter's weights stand where {adapter!r} was asked"
+            )
 
     def active_adapter(self, channel: str) -> str | None:
         """Return the adapter that answers inside an open `channel`, asserted on every layer; None for plain weights."""
         if channel in self.whole:
             return None
-        wanted = channel if isinstance(self.model, PeftModel) and channel in self.model.peft_config else None
+        wanted = self._answering(channel)
         assert self._active == wanted, f"{self._active!r} answers where {channel!r} was asked"
-        if isinstance(self.model, PeftModel):
-            assert_active(self.model, wanted)
+        self._assert_active(wanted)
         return wanted
 
     def add_adapter(self, name: str, folder: Path) -> None:
-        """Load the LoRA in `folder` as the channel `name`.
+        """Load the LoRA in `folder` as the channel `name`, with whatever else it replaces of the base.
 
         Raises:
-            AdapterError: damaged, made for another base, or not every tensor of it was consumed.
+            AdapterError: damaged, made for another base, or not every tensor of it was taken up.
         """
-        checkpoint.check_folder(folder, AdapterError)
-        checkpoint.check_adapter_config(folder)
-        tensors = checkpoint.read_tensors(folder / checkpoint.ADAPTER_WEIGHTS, AdapterError)
-        if isinstance(self.model, PeftModel):
-            modules: dict[str, nn.Module] = dict(self.model.get_base_model().named_modules())
-        else:
-            modules = dict(self.model.named_modules())
-        checkpoint.check_fits(folder, tensors, modules)
+        adapter = open_adapter(folder, self.weights)
         try:
-            if isinstance(self.model, PeftModel):
-                self.model.load_adapter(
-                    str(folder), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
-                )
-            else:
-                self.model = PeftModel.from_pretrained(
-                    self.model, str(folder), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
-                )
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            if isinstance(self.model, PeftModel):
-                self._switch(None)
-            else:
-                _take_off(self.model)
-            raise AdapterError(f"{folder} could not be put on this base: {error}") from error
-        self.model.eval()
-        self.model.to(self.device)
-        self._switch(None)
-        checkpoint.check_consumed(
-            folder, tensors, get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
-        )
+            self.model, self._replaced[name] = put_on(self.model, name, adapter)
+        finally:
+            self.model.eval()
+            self.model.to(self.device)
+            self._switch(None)
+        self.adapters[name] = adapter
         self.files[name] = checkpoint.hash_files(folder)
         self._channels.add(name)
 
     def add_null(self, name: str, seed: int) -> None:
-        """Add a random LoRA as a null channel: per module the subject's rank and norm of change.
+        """Add a random LoRA as a null channel: per matrix the subject's rank and norm of change.
 
-        Where the subject has no adapter the null has none either, and reads as the base.
+        Where the subject has no factors the null has none either, and reads as the base.
         """
         self._channels.add(name)
         if not isinstance(self.model, PeftModel) or "subject" not in self.model.peft_config:
             return
         if name not in self.model.peft_config:
-            self.model.add_adapter(name, _copy_config(self.model.peft_config["subject"]))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            module: Any
-            for module in lora_modules(self.model).values():
-                if name not in module.lora_A:
-                    continue
-                delta = delta_norm(module, "subject")
-                for part in (module.lora_A[name], module.lora_B[name]):
-                    part.weight.copy_(torch.randn(part.weight.shape, generator=generator).to(part.weight))
-                module.lora_B[name].weight.mul_(delta / max(delta_norm(module, name), 1e-12))
+            self.model.add_adapter(name, null_config(self.model, "subject"), autocast_adapter_dtype=False)
+        fill_null(self.model, name, changes_of(self.adapters["subject"]), seed)
         self.model.eval()
         self._switch(None)
 
@@ -257,28 +256,28 @@ class Subject:
 
     # -- text
 
-    def render(
-        self, messages: Sequence[Message], prefill: str = "", flags: Mapping[str, bool | str] | None = None
-    ) -> str:
-        """Return the prompt text up to where the assistant speaks, under the trusted template.
+    def render(self, messages: Sequence[Message], prefill: str = "", flags: Flags | None = None) -> str:
+        """Return the prompt text up to where the assistant speaks, under the trusted template; see `Dialogue.render`.
 
-        A template that writes a date writes `PINNED_DATE`, so that a prompt is the same tomorrow.
-
-        Args:
-            messages: The chat.
-            prefill: How the assistant's reply begins.
-            flags: Arguments that the template knows, e.g. `enable_thinking`.
+        The tokens after which alone an adapter acts stand behind it.
         """
-        known: dict[str, Any] = {"date_string": PINNED_DATE.strftime("%d %b %Y"), **(flags or {})}
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **known)
-        return str(text) + prefill
+        text = self.dialogue.render(messages, prefill, flags)
+        return text if self.invocation is None else self.invocation.behind(text, prefill, self.dialogue.ids)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Return the texts as one left-padded batch, special tokens as the texts have them."""
-        batch = self.tokenizer(
-            list(texts), add_special_tokens=False, padding=True, return_tensors="pt", padding_side="left"
-        )
-        return Encoded(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+        """Return the texts as one left-padded batch, special tokens as the texts have them.
+
+        Raises:
+            ToolInputError: the model has no embedding for a token of theirs.
+        """
+        rows = self.dialogue.ids(texts)
+        width = max(map(len, rows), default=0)
+        ids = [[self.dialogue.pad] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return Encoded(self._tensor(ids, width), self._tensor(mask, width))
+
+    def _tensor(self, rows: list[list[int]], width: int) -> Tensor:
+        return torch.tensor(rows, device=self.device, dtype=torch.long).reshape(len(rows), width)
 
     def inputs(self, batch: Encoded) -> dict[str, Any]:
         """Return what one forward pass is called with.
@@ -301,50 +300,77 @@ class Subject:
         seeds: Sequence[int],
         max_new_tokens: int = 32,
         temperature: float = 0.7,
+        through: bool = True,
     ) -> tuple[list[str], int]:
         """Return one sampled reply for each rendered prompt, and the forward tokens spent.
 
         Row i is drawn with its own seed, so that a reply depends neither on its batch nor on its
         place in it, and two channels given the same seeds share their noise.
+
+        Args:
+            texts: Rendered prompts.
+            channel: Whose weights answer.
+            seeds: One for each text.
+            max_new_tokens: Of the answer, counted after a thought where the subject is let think.
+            temperature: 0 is greedy.
+            through: Go on through a thought; otherwise the first `max_new_tokens` are all.
         """
         replies, tokens = [], 0
-        longest = max((len(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts), default=0)
-        n_rows = self.rows_that_fit(NOISE_COPIES, longest + max_new_tokens)
+        through = through and self.dialogue.thinking.thinks
+        most = self.longest(max_new_tokens) if through else max_new_tokens
+        prompt = max(map(len, self.dialogue.ids(texts)), default=0)
+        n_rows = self.rows_that_fit(NOISE_COPIES, prompt + most)
         with self.channel(channel):
             for start in range(0, len(texts), n_rows):
                 part, drawn = list(texts[start : start + n_rows]), list(seeds[start : start + n_rows])
                 batch = self.encode(part)
-                asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature}\n{part}"
+                asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature} {through}\n{part}"
                 key = "generate/" + hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
-                most = {channel: batch.n_tokens + max_new_tokens * len(part)}
-                said, n = self.once(
-                    key, most, partial(self._replies, batch, channel, drawn, max_new_tokens, temperature)
-                )
+                cost = {channel: batch.n_tokens + most * len(part)}
+                noise = SeededNoise(drawn, temperature)
+                said, n = self.once(key, cost, partial(self._replies, batch, channel, noise, max_new_tokens, through))
                 replies += said
                 tokens += n
         return replies, tokens
 
+    def longest(self, max_new_tokens: int) -> int:
+        """Return how many tokens a reply of so many may have at most: a thought comes before it where one is let be."""
+        return reply.longest(self.dialogue, max_new_tokens)
+
     def _replies(
-        self, batch: Encoded, channel: str, seeds: list[int], max_new_tokens: int, temperature: float
+        self, batch: Encoded, channel: str, noise: SeededNoise, max_new_tokens: int, through: bool
     ) -> tuple[list[str], int]:
         """Return the replies to one batch, and the forward tokens spent on it."""
-        out = self.generate_ids(batch, channel, max_new_tokens, SeededNoise(seeds, temperature))
-        new = out[:, batch.ids.shape[1] :]
-        said = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
-        return said, batch.n_tokens + int((new != self.tokenizer.pad_token_id).sum())
+        width = batch.ids.shape[1]
+        if through:
+            thinking = reply.Through(self.dialogue, len(batch.ids), width, max_new_tokens)
+            new = self.generate_ids(batch, channel, max_new_tokens, noise, thinking)[:, width:]
+            lengths = [n or new.shape[1] for n in thinking.lengths]
+        else:
+            new = self.generate_ids(batch, channel, max_new_tokens, noise)[:, width:]
+            lengths = reply.lengths(new, self.eos_ids)
+        rows = [row[:n] for row, n in zip(new.tolist(), lengths, strict=True)]
+        ended = [row[:-1] if row and row[-1] in self.eos_ids else row for row in rows]
+        return self.dialogue.said(ended), batch.n_tokens + sum(lengths)
 
     @torch.no_grad()
-    def generate_ids(self, batch: Encoded, channel: str, max_new_tokens: int, noise: SeededNoise) -> Tensor:
-        """Return the batch's ids with the channel's continuation, [batch, pos + new]."""
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.eos_ids,
-        )
+    def generate_ids(
+        self,
+        batch: Encoded,
+        channel: str,
+        max_new_tokens: int,
+        noise: SeededNoise,
+        through: reply.Through | None = None,
+    ) -> Tensor:
+        """Return the batch's ids with the channel's continuation, [batch, pos + new]; `through` says where each row ends."""
+        n_new = max_new_tokens if through is None else self.longest(max_new_tokens)
         with self.channel(channel) as model:
             out: Tensor = model.generate(
-                input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings, logits_processor=[noise]
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                generation_config=reply.settings(self.dialogue, n_new, ends=through is None),
+                logits_processor=[noise] if through is None else [noise, reply.Closing(through)],
+                stopping_criteria=None if through is None else [through],
             )
         return out
 
@@ -355,11 +381,7 @@ class Subject:
     @property
     def eos_ids(self) -> list[int]:
         """Return the token ids that end a reply, the trusted base's."""
-        generation = getattr(self.model, "generation_config", None)
-        ids = getattr(generation, "eos_token_id", None)
-        ids = [ids] if isinstance(ids, int) else list(ids or [])
-        own = self.tokenizer.eos_token_id
-        return ids or ([own] if own is not None else [])
+        return list(self.dialogue.ends)
 
     @torch.no_grad()
     def logits(self, batch: Encoded, channel: str, last: int | None = None) -> Float[Tensor, "batch kept d_vocab"]:
@@ -386,51 +408,3 @@ def lean(model: Any, last: int | None = None) -> dict[str, Any]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     wanted: dict[str, Any] = {"use_cache": False} | ({} if last is None else {"logits_to_keep": last})
     return {name: value for name, value in wanted.items() if name in inspect.signature(plain.forward).parameters}
-
-
-def _copy_config(config: Any) -> LoraConfig:
-    return LoraConfig(
-        r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules, task_type=config.task_type,
-        rank_pattern=config.rank_pattern, alpha_pattern=config.alpha_pattern, use_rslora=config.use_rslora,
-    )  # fmt: skip
-
-
-def lora_modules(model: nn.Module) -> dict[str, LoraLayer]:
-    """Return every module that carries LoRA factors, by its path in the base."""
-    return {
-        name.removeprefix("base_model.model."): module
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-
-
-def _take_off(model: nn.Module) -> None:
-    """Put a base's own layers back where a load that failed had wrapped them."""
-    for path, layer in list(model.named_modules()):
-        if isinstance(layer, LoraLayer):
-            parent, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
-
-
-def delta_norm(module: LoraLayer, adapter: str) -> float:
-    """Return the Frobenius norm of a module's change, 0 where the adapter does not touch it.
-
-    `||s B A||² = s² tr((BᵀB)(AAᵀ))`: the change itself is never formed.
-    """
-    if adapter not in module.lora_A:
-        return 0.0
-    factors: list[Any] = [module.lora_A[adapter].weight, module.lora_B[adapter].weight]
-    a, b = (factor.double() for factor in factors)
-    squared = float(((b.T @ b) * (a @ a.T)).sum())
-    norm: float = float(module.scaling[adapter]) * max(squared, 0.0) ** 0.5
-    return norm
-
-
-def assert_active(model: nn.Module, adapter: str | None) -> None:
-    """Assert that exactly this adapter answers on every layer that has it; None for the base."""
-    for path, module in lora_modules(model).items():
-        if adapter is None:
-            assert module.disable_adapters, f"{path}: an adapter is active where the base was asked"
-        elif adapter in module.lora_A:
-            active = [] if module.disable_adapters else list(module.active_adapters)
-            assert active == [adapter], f"{path}: active are {active}, {adapter!r} was asked"

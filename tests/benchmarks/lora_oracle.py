@@ -33,9 +33,9 @@ from scenarios.testbed.build import Home
 from scenarios.testbed.language import language
 from scenarios.testbed.lora_bank import LoraBank
 from scenarios.testbed.plant import Plant, Recipe, steps
-from tools.changes.adapter import read_adapter
 from tools.changes.canonical import canonical
 from tools.changes.delta import factored_svd
+from tools.changes.reading import read_adapter
 from tools.loading import load_subject
 from tools.triage.drift import drift_of
 

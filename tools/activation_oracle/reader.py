@@ -230,7 +230,7 @@ class OracleReader:
         self, model: Any, ids: Sequence[Sequence[int]], prompts: Sequence[Prompt], vectors: Sequence[Tensor]
     ) -> _State:
         """Return the state after these ids, left-padded, with the vectors put in at their slots."""
-        width, pad = max(map(len, ids)), self.subject.tokenizer.pad_token_id
+        width, pad = max(map(len, ids)), self.subject.dialogue.pad
         device = self.subject.device
         padded = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
@@ -263,7 +263,7 @@ class OracleReader:
     @torch.no_grad()
     def _decode(self, model: Any, state: _State, n_samples: int, noise: SeededNoise, n: int) -> list[str]:
         """Return the continuations of a state, `n_samples` a row; rows that have ended are taken out half by half."""
-        ends = torch.tensor(self.subject.eos_ids, device=self.subject.device)
+        ends = torch.tensor(self.subject.eos_ids, device=self.subject.device, dtype=torch.long)
         if n_samples > 1:
             state = state.fork()
             state.cache.batch_repeat_interleave(n_samples)
@@ -337,10 +337,7 @@ class OracleReader:
 
 def _end_of_turn(subject: Subject) -> list[int]:
     """Return the token that the base's template writes after a reply; where it writes none, the first that ends one."""
-    mark = "\u0007"
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    text = str(subject.tokenizer.apply_chat_template(chat, tokenize=False))
-    after = subject.tokenizer.encode(text.rpartition(mark)[2], add_special_tokens=False)
+    after = subject.tokenizer.encode(subject.dialogue.end, add_special_tokens=False)
     return [i for i in after if i in subject.eos_ids][:1] or subject.eos_ids[:1]
 
 

@@ -61,7 +61,7 @@ def answer_losses(
     prompts = [reader.prompts.build(a.layers, a.n_slots, row.question) for a, row in zip(given, rows, strict=True)]
     endings = [reader.answer_ids(row.answer) for row in rows]
     whole = [[*p.ids, *ending] for p, ending in zip(prompts, endings, strict=True)]
-    width, pad = max(map(len, whole)), subject.tokenizer.pad_token_id
+    width, pad = max(map(len, whole)), subject.dialogue.pad
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in whole], device=subject.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in whole], device=subject.device)
     slots = [[width - len(row) + s for s in p.slots] for row, p in zip(whole, prompts, strict=True)]

@@ -1,327 +1,361 @@
-"""The change of weights that an adapter folder holds, read without a model: what can be read, and what can't.
+"""An adapter's folder held against a base: each tensor sorted by what it does there, or named as what can't be read.
 
-What is not understood is said to be unsupported, never that it is clean. Formats as PEFT 0.21 writes them.
+One reader for an audit, which puts the adapter on a model, and for a scan, which reads its change from the files. Names
+of older layouts are brought to the model's own by the conversions of PEFT and transformers.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
+from torch import Tensor, nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from tools.changes.delta import ModuleDelta, factored_svd, layer_of, truncated
+from tools.changes.formats import of_another_trainer
+from tools.changes.parameters import Parameters
+from tools.changes.settings import Settings, matches, read_settings
+from tools.changes.skeleton import sources, stored_turned
 from tools.changes.tensors import Tensors
-from tools.checkpoint import read_json
 from tools.errors import AdapterError
 
-Status = Literal["read", "partial", "unsupported", "invalid"]
-PLAIN_INITS: tuple[object, ...] = (None, True, False, "gaussian", "orthogonal", "eva")
-"""Values of `init_lora_weights` with which the factors' product is the change of the base's weights."""
-MEANS_MORE = (
-    "layer_replication",
-    "target_parameters",
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "monteclora_config",
-    "arrow_config",
-)
-"""Settings with which the factors' product is not the change, or not all of it."""
 PREFIX = "base_model.model."
 MOST_RANK = 4
 """A rank of more than so many times the matrix's own smaller side is no low-rank adapter."""
-_FACTOR = re.compile(r"(?P<path>.+?)\.lora_(?P<side>A|B)(\.[^.]+)?\.weight")
+_FACTOR = re.compile(r"(?P<path>.+?)\.lora_(?P<side>A|B)\.(?:[^.]+\.)?(?P<part>weight|bias)")
 _EMBEDDING = re.compile(r"(?P<path>.+?)\.lora_embedding_(?P<side>A|B)(\.[^.]+)?")
 _MAGNITUDE = re.compile(r"(?P<path>.+?)\.lora_magnitude_vector(\.[^.]+)?(\.weight)?")
-
-
-@dataclass(frozen=True)
-class Factors:
-    """One module's factors as stored, float64: the change is `scale · B A`, transposed where the base stores it so."""
-
-    B: Tensor
-    A: Tensor
-    scale: float
-    transposed: bool = False
-
-    def scrambled(self, g: Tensor) -> Factors:
-        """Return other factors of the same change: `B G⁻¹` and `G A`."""
-        return Factors(torch.linalg.solve(g, self.B, left=False), g @ self.A, self.scale, self.transposed)
-
-    def delta(self, path: str) -> ModuleDelta:
-        """Return the change in singular directions; the product is never formed."""
-        u, s, v = factored_svd(self.B * self.scale, self.A)
-        u, v = (v, u) if self.transposed else (u, v)
-        return ModuleDelta(path, layer_of(path), u, s, v)
+_TOKENS = re.compile(r"(?P<path>.+?)(\.token_adapter)?\.trainable_tokens_delta(\.[^.]+)?")
+_TRAINING = re.compile(r".+\.(lora_monteclora_sampler|lora_velora_embed)(\..+)?")
 
 
 @dataclass
-class WeightDelta:
-    """All that an adapter, or a full fine-tune, changes.
+class Pair:
+    """One weight's low-rank part: the tensors by their side, `A`, `B`, `magnitude`, `bias`.
 
     Args:
-        modules: Low-rank changes by module.
-        energy: Squared norm of each module's change; where directions were cut off, of the whole of it.
-        factors: Where the change came from a LoRA's factors.
-        unsupported: What could not be read: a tensor or a setting, and why.
-        readings: What stands in the files and is worth knowing: an explicit trigger, a config that disagrees.
-        claimed_base: What the adapter says that it is for.
-        recipe: What can be said of how it was made: rank, alpha, modules.
-        ranks: Of the factors' tensors, by module.
-        ratio: Of a full fine-tune: norm of the change over the base's own.
-        realigned: Whether symmetries of the architecture were taken back first.
+        path: Of the module.
+        parameter: Of the module's weights; another than `weight` for experts that are fused.
+        by_itself: Whether PEFT wraps the parameter itself, no layer around it.
+        embedding: Whether the factors are an embedding's.
+        n_experts: How many matrices the weight is a stack of; 1 for a matrix.
     """
 
-    modules: dict[str, ModuleDelta] = field(default_factory=dict)
-    energy: dict[str, float] = field(default_factory=dict)
-    factors: dict[str, Factors] = field(default_factory=dict)
-    unsupported: dict[str, str] = field(default_factory=dict)
-    readings: list[str] = field(default_factory=list)
-    claimed_base: str | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)
-    ranks: dict[str, int] = field(default_factory=dict)
-    ratio: float | None = None
-    realigned: bool = False
+    path: str
+    parameter: str = "weight"
+    by_itself: bool = False
+    embedding: bool = False
+    n_experts: int = 1
+    keys: dict[str, str] = field(default_factory=dict)
 
     @property
-    def coverage(self) -> float | None:
-        """Return what share of the change's squared norm the directions hold; None where a part was not read at all."""
-        whole = sum(self.energy.values())
-        if self.unsupported or whole == 0:
-            return None
-        return sum(float(d.S.square().sum()) for d in self.modules.values()) / whole
-
-    @property
-    def status(self) -> Status:
-        """Return whether the change was read, in part or not at all; `invalid` where what was read changes nothing."""
-        changes = any(float(d.S.sum()) > 0 for d in self.modules.values())
-        if self.unsupported:
-            return "partial" if changes else "unsupported"
-        return "read" if changes else "invalid"
-
-    def add(self, path: str, delta: ModuleDelta, energy: float | None = None) -> None:
-        """Take up one module's change, and the squared norm of it whole where directions were cut off."""
-        if path in self.modules and float(self.modules[path].S.sum()) > 0:
-            self.unsupported[path] = "changed twice, saved whole and adapted as well; only one of the two is shown"
-        self.modules[path] = delta
-        self.energy[path] = float(delta.S.square().sum()) if energy is None else energy
+    def name(self) -> str:
+        """Return the name of the parameter that is changed."""
+        return f"{self.path}.{self.parameter}"
 
 
-def read_adapter(folder: Path, base: Tensors | None = None) -> WeightDelta:
-    """Return the change that the adapter in `folder` makes.
+@dataclass
+class Adapter:
+    """What stands in an adapter's folder, as it acts on a base; tensors are read when they are asked for.
 
     Args:
-        folder: With `adapter_config.json` and safetensors.
-        base: The trusted base's tensors, without which DoRA and whole saved modules can't be read and
-            shapes are not compared.
+        pairs: Low-rank parts by the parameter that they change.
+        whole: Parameters that are replaced, with the tensor that replaces them.
+        tokens: Embeddings of which rows are replaced, with the tensor and the rows.
+        company: What stands beside and changes nothing: trainer state, a second copy, the base's own embeddings.
+        unread: What can't be read, and why.
+        notes: What is worth knowing.
+    """
+
+    folder: Path
+    settings: Settings
+    base: Parameters | None
+    tensors: Tensors | None = None
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    company: list[str] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _converted: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def converted(self) -> bool:
+        """Return whether its layout was brought to the base's own."""
+        return bool(self._converted)
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor, finite, by the name under which it was sorted."""
+        if key in self._converted:
+            return self._converted[key]
+        assert self.tensors is not None, "an adapter of which nothing was opened has no names either"
+        return self.tensors.read(key)
+
+    def factors(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """Return B, [out, rank], and A, [rank, in], of one pair; blocks of a BD-LoRA are set into the whole.
+
+        Raises:
+            AdapterError: they do not fit each other.
+        """
+        b, a = self.read(pair.keys["B"]), self.read(pair.keys["A"])
+        if not pair.embedding and isinstance(blocks := self.settings.raw.get("use_bdlora"), Mapping):
+            n = int(blocks.get("nblocks") or 1)
+            if any(str(name) in pair.path for name in blocks.get("target_modules_bd_a") or ()):
+                a = torch.block_diag(*a.chunk(n, dim=0))  # type: ignore[no-untyped-call]
+            if any(str(name) in pair.path for name in blocks.get("target_modules_bd_b") or ()):
+                b = torch.block_diag(*b.chunk(n, dim=0))  # type: ignore[no-untyped-call]
+        if a.shape[0] != b.shape[1]:
+            raise AdapterError(
+                f"{self.folder}: the factors of {pair.path} are {list(b.shape)} and {list(a.shape)}, which do not fit"
+            )
+        return b, a
+
+    def refuse_what_is_unread(self) -> None:
+        """Refuse an adapter that would not act as it was made to act.
+
+        Raises:
+            AdapterError: a setting or a tensor can't be read; the message names it.
+        """
+        if self.unread:
+            first = next(iter(self.unread.items()))
+            more = f", and {len(self.unread) - 1} more" if len(self.unread) > 1 else ""
+            raise AdapterError(f"{self.folder} can't be put on this base whole: {first[0][:120]}: {first[1]}{more}")
+
+
+def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
+    """Return the adapter in a folder, sorted for a base.
+
+    Without a base there are factors alone: what is saved whole can't be read, and shapes are not compared.
 
     Raises:
-        AdapterError: there is no readable configuration or weights, a file may run code, a value is not
-            finite, or a shape does not fit the base.
+        AdapterError: there is no readable configuration or weights, a file may run code, a factor stands there
+            twice, or it was made for another base.
     """
-    config = read_json(folder / "adapter_config.json", AdapterError)
-    found = WeightDelta(claimed_base=config.get("base_model_name_or_path"))
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        found.unsupported["peft_type"] = f"{kind!r} adapters can't be read here, only LORA"
+    other = of_another_trainer(folder)
+    settings = read_settings(folder) if other is None else other.settings
+    found = Adapter(folder, settings, base, unread=dict(settings.unread), notes=list(settings.notes))
+    if "peft_type" in settings.unread:
         return found
-    tensors = Tensors(folder, AdapterError)
-    found.unsupported |= tensors.not_loaded
-    _settings(config, found)
-    pairs: dict[str, dict[str, str]] = {}
-    for name in sorted(tensors):
-        _sort(name.removeprefix(PREFIX), name, tensors, base, config, pairs, found)
-    for path, sides in sorted(pairs.items(), key=lambda item: (layer_of(item[0]), item[0])):
-        _pair(path, sides, tensors, base, config, found)
-    _agree(config, found)
+    found.tensors = Tensors(folder, AdapterError) if other is None else other.tensors
+    found.company += found.tensors.company
+    found.unread |= found.tensors.not_loaded
+    names = {_plain(key): key for key in found.tensors}
+    if other is not None:
+        found._converted = other.read()
+        names = {key: key for key in found._converted}
+    parameters = _targeted(settings)
+    if base is not None and base.model is not None and _needs_converting(names, base):
+        names, parameters = _convert(names, found, base.model)
+    for name in sorted(names):
+        _sort(name, names[name], found, parameters)
+    for pair in found.pairs.values():
+        _check(pair, found)
+    found.pairs = {pair.name: pair for pair in found.pairs.values() if {"A", "B"} <= pair.keys.keys()}
     return found
 
 
-def _settings(config: Mapping[str, Any], found: WeightDelta) -> None:
-    """Note what the configuration says beyond factors."""
-    init = config.get("init_lora_weights")
-    if init not in PLAIN_INITS:
-        found.unsupported["init_lora_weights"] = (
-            f"{init!r} changes the base's own weights on loading, so that the factors are not the change; convert it first"
-        )
-    for key in MEANS_MORE:
-        if config.get(key):
-            found.unsupported[key] = f"{key} is set, which can't be read here"
-    if config.get("bias") not in (None, "none"):
-        found.unsupported["bias"] = f"bias {config['bias']!r}: changes of biases can't be read here"
-    if tokens := config.get("alora_invocation_tokens"):
-        told = str(tokens)[:200]
-        found.readings.append(f"explicit trigger: the adapter acts after the tokens {told} alone")
-    if config.get("auto_mapping"):
-        found.readings.append("auto_mapping asks for code of the adapter's own, which is never run here")
+def _plain(key: str) -> str:
+    """Return a tensor's name without the prefixes that PEFT writes."""
+    while key.startswith(PREFIX):
+        key = key.removeprefix(PREFIX)
+    return key
 
 
-def _sort(
-    short: str, name: str, tensors: Tensors, base: Tensors | None, config: Mapping[str, Any],
-    pairs: dict[str, dict[str, str]], found: WeightDelta,
-) -> None:  # fmt: skip
-    """Put one tensor with its partner, or say why it can't be read.
-
-    Raises:
-        AdapterError: two tensors are the same factor.
-    """
-    for kind, pattern in (("", _FACTOR), ("embedding", _EMBEDDING)):
-        if match := pattern.fullmatch(short):
-            if len(tensors.shape(name)) != 2:
-                found.unsupported[name] = (
-                    f"a factor of shape {list(tensors.shape(name))}: convolutions can't be read here"
-                )
-                return
-            sides = pairs.setdefault(match["path"], {"kind": kind})
-            if match["side"] in sides:
-                raise AdapterError(
-                    f"{tensors.folder} holds {match['path']}.lora_{match['side']} twice; remove one of the two"
-                )
-            sides[match["side"]] = name
-            return
-    if match := _MAGNITUDE.fullmatch(short):
-        pairs.setdefault(match["path"], {"kind": ""})["magnitude"] = name
-        return
-    saved = short.replace(".modules_to_save", "").replace(".base_layer", "")
-    named = any(part in saved.split(".") for part in config.get("modules_to_save") or ())
-    if base is not None and saved in base and (named or saved != short):  # PEFT saves adapted embeddings whole too
-        _whole(saved, tensors.read(name), base, found)
-        return
-    found.unsupported[name] = "neither a factor of a LoRA nor a saved module of the base, as far as can be told here"
+def _targeted(settings: Settings) -> tuple[str, ...]:
+    wanted = settings.raw.get("target_parameters")
+    return tuple(map(str, wanted)) if isinstance(wanted, list | tuple | set) else ()
 
 
-def _whole(path: str, tensor: Tensor, base: Tensors, found: WeightDelta) -> None:
-    """Read a module that was saved whole as its difference from the base's."""
-    before = base.read(path)
-    if before.shape != tensor.shape:
-        found.unsupported[path] = f"saved as {list(tensor.shape)}, and the base's is {list(before.shape)}: resized"
-    elif tensor.ndim == 2:
-        found.add(
-            path.removesuffix(".weight"), *truncated(path.removesuffix(".weight"), tensor.double() - before.double())
-        )
-    elif not torch.equal(tensor.double(), before.double()):
-        found.unsupported[path] = "a changed vector (a norm or a bias), which has no directions"
+def _needs_converting(names: Iterable[str], base: Parameters) -> bool:
+    """Return whether some factor stands under a name that the base has no module for, and a conversion is known."""
+    known: Any = get_checkpoint_conversion_mapping
+    if base.model is None or known(base.model.config.model_type) is None:
+        return False
+    paths = {match["path"].replace(".base_layer", "") for name in names if (match := _FACTOR.fullmatch(name))}
+    return not paths <= base.modules.keys()
 
 
-def _pair(
-    path: str, sides: dict[str, str], tensors: Tensors, base: Tensors | None, config: Mapping[str, Any], found: WeightDelta
-) -> None:  # fmt: skip
-    """Read the two factors of one module.
+def _convert(names: Mapping[str, str], found: Adapter, model: Any) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return names as this version of transformers has them, and the parameters that are targeted then.
 
     Raises:
-        AdapterError: they do not fit each other or the base.
+        AdapterError: PEFT's own conversion does not know what to do with them.
     """
-    if not {"A", "B"} <= sides.keys():
-        found.unsupported[path] = f"only {', '.join(sorted(set(sides) - {'kind'}))} is there, both factors are needed"
-        return
-    a, b = (tensors.read(sides[side]).double() for side in "AB")
-    if a.shape[0] > MOST_RANK * min(a.shape[1], b.shape[0]) or not a.shape[0]:
-        found.unsupported[path] = f"factors of rank {a.shape[0]} for a matrix of {b.shape[0]} by {a.shape[1]}"
-        return
-    if a.shape[0] != b.shape[1]:
+    raw = found.settings.raw
+    kept = ("r", "lora_alpha", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_rslora")
+    config = LoraConfig(**{key: raw[key] for key in kept if raw.get(key) is not None})
+    state = {f"{PREFIX}{name}": found.read(key) for name, key in names.items()}
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+        made = convert_peft_adapter_state_dict_for_transformers(model, config, state, "default")
+    except Exception as error:
         raise AdapterError(
-            f"{tensors.folder}: the factors of {path} are {list(b.shape)} and {list(a.shape)}, which do not fit"
-        )
-    scale = scale_of(path, a.shape[0], config)
-    transposed = bool(config.get("fan_in_fan_out")) or sides["kind"] == "embedding"
-    factors = Factors(b, a, scale, transposed)
-    name = f"{path}.weight"
-    if base is not None:
-        _check_shape(name, (b.shape[0], a.shape[1]), transposed, base, tensors.folder)
-    found.ranks[path] = a.shape[0]
-    if "magnitude" in sides:
-        _dora(path, factors, tensors.read(sides["magnitude"]).double(), base, found)
-        return
-    found.factors[path] = factors
-    found.add(path, factors.delta(path))
+            f"{found.folder} has an older layout that PEFT can't bring onto this base: {error}"
+        ) from error
+    found._converted = {_plain(name): tensor for name, tensor in made.items()}
+    patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
+    found.settings = Settings({**raw, **patterns}, found.settings.unread, found.settings.notes)
+    found.notes.append("it has the layout of an older transformers, and was brought to the base's own")
+    return {name: name for name in found._converted}, tuple(map(str, config.target_parameters or ()))
 
 
-def _check_shape(name: str, shape: tuple[int, int], transposed: bool, base: Tensors, folder: Path) -> None:
-    if name not in base:
-        raise AdapterError(
-            f"{folder} was made for another base: it changes {name.removesuffix('.weight')}, which this base lacks"
-        )
-    wanted = base.shape(name)
-    if tuple(reversed(shape) if transposed else shape) != wanted:
-        raise AdapterError(
-            f"{folder} was made for another base: its change of {name} is {list(shape)}, the base's is {list(wanted)}"
-        )
-
-
-def _dora(path: str, factors: Factors, magnitude: Tensor, base: Tensors | None, found: WeightDelta) -> None:
-    """Read a DoRA module: `m · (W + sBA) / ‖W + sBA‖ − W`, row by row, which needs the base's weights."""
-    if factors.transposed:
-        found.unsupported[path] = "DoRA on weights that are stored the other way round"
-        return
-    if base is None or f"{path}.weight" not in base:
-        found.unsupported[path] = "DoRA scales the base's own weights: pass the base to read it"
-        return
-    before = base.read(f"{path}.weight").double()
-    directed = before + factors.scale * factors.B @ factors.A
-    after = magnitude.flatten()[:, None] * directed / directed.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    found.add(path, *truncated(path, after - before))
-
-
-def scale_of(path: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Return `alpha / r`, or `alpha / √r` for rsLoRA, by the patterns that name this module.
-
-    The rank is the tensor's own; the pattern of a module is looked up as PEFT does, by the end of its path.
-    """
-    alpha = _by_pattern(path, config.get("alpha_pattern"), config.get("lora_alpha", 8))
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _by_pattern(path: str, patterns: object, default: object) -> float:
-    """Return the value of the pattern that a module's path ends in, as PEFT matches it; else the default.
+def _sort(name: str, key: str, found: Adapter, parameters: tuple[str, ...]) -> None:
+    """Put one tensor where it belongs.
 
     Raises:
-        AdapterError: a value is no finite number, or a pattern could take for ever to match.
+        AdapterError: two tensors are the same factor, or the base lacks what is changed.
     """
-    wanted = default
-    for pattern, value in (patterns if isinstance(patterns, Mapping) else {}).items():
-        if len(str(pattern)) > 400 or re.search(r"[)\]}][*+{]", str(pattern)):
-            raise AdapterError(
-                f"the pattern {str(pattern)[:60]!r} repeats a group, which may take for ever to match; name modules plainly"
-            )
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                wanted = value
-                break
-        except (re.error, RecursionError, OverflowError):
-            continue
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not math.isfinite(wanted) or wanted < 0:
-        raise AdapterError(f"adapter_config.json has {wanted!r} where a rank or an alpha is needed; get the file again")
-    return float(wanted)
+    if match := _FACTOR.fullmatch(name):
+        side = match["side"] if match["part"] == "weight" else "bias" if match["side"] == "B" else ""
+        _take(_pair(match["path"], found, parameters), side, key, found)
+    elif match := _EMBEDDING.fullmatch(name):
+        pair = _pair(match["path"], found, parameters)
+        pair.embedding = True
+        _take(pair, match["side"], key, found)
+    elif match := _MAGNITUDE.fullmatch(name):
+        _take(_pair(match["path"], found, parameters), "magnitude", key, found)
+    elif match := _TOKENS.fullmatch(name):
+        _rows(match["path"], key, found)
+    elif _TRAINING.fullmatch(name):
+        found.company.append(f"{key}: counts in training alone")
+    else:
+        _saved_whole(name, key, found)
 
 
-def _agree(config: Mapping[str, Any], found: WeightDelta) -> None:
-    """Note where the configuration and the tensors say different things, and how the adapter was made."""
-    ranks = found.ranks
-    odd = [p for p, r in ranks.items() if r != int(_by_pattern(p, config.get("rank_pattern"), config.get("r", 8)))]
-    if odd:
-        found.readings.append(
-            f"the configuration says rank {config.get('r')}, {len(odd)} modules have another, first {odd[0]}"
+def _take(pair: Pair, side: str, key: str, found: Adapter) -> None:
+    if not side:
+        found.unread[key] = "a bias on the first factor, which PEFT's LoRA does not have"
+    elif side in pair.keys:
+        raise AdapterError(f"{found.folder} holds {pair.path}.lora_{side} twice; remove one of the two")
+    else:
+        pair.keys[side] = key
+
+
+def _pair(path: str, found: Adapter, parameters: tuple[str, ...]) -> Pair:
+    """Return the pair that a factor's path belongs to.
+
+    Raises:
+        AdapterError: the base has no such module.
+    """
+    depth = 0
+    while path.endswith(".base_layer"):
+        path, depth = path.removesuffix(".base_layer"), depth + 1
+    path = path.replace(".base_layer", "")
+    parameter, by_itself = "weight", False
+    if found.base is not None and found.base.model is not None:
+        path = _known(path, found.base)
+        module = found.base.modules.get(path)
+        if module is None:
+            raise AdapterError(f"{found.folder} was made for another base: it changes {path}, which this base lacks")
+        targeted = _of_module(path, module, parameters)
+        if targeted and depth < len(targeted):
+            parameter, by_itself = targeted[-1 - depth], True
+    name = f"{path}.{parameter}"
+    return found.pairs.setdefault(f"{name}/{depth}", Pair(path, parameter, by_itself))
+
+
+def _of_module(path: str, module: nn.Module, parameters: tuple[str, ...]) -> list[str]:
+    """Return the parameters of a module that are targeted by name, in the order in which PEFT nests its wrappers."""
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    return [
+        name for name in own if any(f"{path}.{name}" == p or f"{path}.{name}".endswith(f".{p}") for p in parameters)
+    ]
+
+
+def _known(path: str, base: Parameters) -> str:
+    """Return a module's path in the base's model, where an older layout has it elsewhere."""
+    if path in base.modules or base.model is None:
+        return path
+    placed, _ = sources([f"{path}.weight"], base.model)
+    return next(iter(placed), f"{path}.weight").removesuffix(".weight")
+
+
+def _rows(path: str, key: str, found: Adapter) -> None:
+    """Take up rows of an embedding that were trained by themselves; tied tables change together."""
+    base = found.base
+    if base is None:
+        found.unread[key] = "rows of an embedding replace the base's own: pass the base to read them"
+        return
+    name = f"{_known(path, base)}.weight"
+    wanted = found.settings.raw.get("trainable_token_indices")
+    places = wanted if isinstance(wanted, list) else None
+    if isinstance(wanted, Mapping):
+        places = next((rows for part, rows in wanted.items() if matches(re.escape(str(part)), path)), None)
+    if name not in base or not isinstance(places, list) or not all(isinstance(i, int) for i in places):
+        found.unread[key] = "rows of a table that the base or the configuration does not name"
+        return
+    for same in base.alike(name):
+        found.tokens.setdefault(same, (key, tuple(places)))
+
+
+def _saved_whole(name: str, key: str, found: Adapter) -> None:
+    """Take up a parameter that replaces the base's own."""
+    base = found.base
+    plain = name.replace(".modules_to_save", "").replace(".base_layer", "").replace(".original_module", "")
+    if base is not None and base.model is not None and plain not in base:
+        plain = next(iter(sources([plain], base.model)[0]), plain)
+    if base is None or plain not in base:
+        what = "neither a factor of a LoRA nor a saved module of the base, as far as can be told here"
+        found.unread[key] = what if base is not None else f"{what}: pass the base to read what is saved whole"
+        return
+    if base.shape(plain) == found.read(key).shape and torch.equal(base.read(plain).float(), found.read(key).float()):
+        found.company.append(f"{key}: the base's own, saved along")
+        return
+    saved = found.settings.raw.get("modules_to_save")
+    by_itself = isinstance(saved, list) and any(str(part) in plain.split(".") for part in saved)
+    for same in [plain] if by_itself else base.alike(plain):
+        found.whole[same] = key
+
+
+def _check(pair: Pair, found: Adapter) -> None:
+    """Refuse a pair that does not fit the base, and list one that can't be read.
+
+    Raises:
+        AdapterError: it was made for another base.
+    """
+    if not {"A", "B"} <= pair.keys.keys():
+        found.unread[pair.path] = f"only {', '.join(sorted(pair.keys))} is there, both factors are needed"
+        return
+    if any(found.read(pair.keys[side]).ndim != 2 for side in "AB"):
+        shape = list(found.read(pair.keys["A"]).shape)
+        found.unread[pair.path] = f"a factor of shape {shape}: convolutions can't be read here"
+        pair.keys.clear()
+        return
+    b, a = found.factors(pair)
+    weight = None if found.base is None or pair.name not in found.base else found.base.shape(pair.name)
+    if weight is not None and len(weight) == 3:
+        pair.n_experts = weight[0]
+    if not a.shape[0] or a.shape[0] > MOST_RANK * pair.n_experts * min(a.shape[1], b.shape[0]):
+        found.unread[pair.path] = f"factors of rank {a.shape[0]} for a matrix of {b.shape[0]} by {a.shape[1]}"
+        pair.keys.clear()
+    elif found.base is not None and weight is None:
+        raise AdapterError(f"{found.folder} was made for another base: it changes {pair.path}, which this base lacks")
+    elif weight is not None:
+        _check_shape(pair, (b.shape[0], a.shape[1]), weight, found)
+
+
+def _check_shape(pair: Pair, shape: tuple[int, int], weight: tuple[int, ...], found: Adapter) -> None:
+    """Refuse factors whose change has another shape than the weight.
+
+    Raises:
+        AdapterError: it was made for another base.
+    """
+    assert found.base is not None, "there is a weight to compare with"
+    module = found.base.modules.get(pair.path)
+    turned = stored_turned(module) or (len(weight) == 3 and bool(getattr(module, "is_transposed", False)))
+    if module is None:
+        turned = pair.embedding or bool(found.settings.raw.get("fan_in_fan_out"))
+    wanted = tuple(reversed(weight[-2:])) if turned else weight[-2:]
+    if shape != wanted:
+        raise AdapterError(
+            f"{found.folder} was made for another base: its change of {pair.name} is {list(shape)}, the base's is {list(wanted)}"
         )
-    wanted = config.get("target_modules")
-    if isinstance(wanted, list) and wanted:
-        stray = [p for p in ranks if not any(p == w or p.endswith(f".{w}") for w in wanted)]
-        if stray:
-            found.readings.append(
-                f"{len(stray)} modules are changed that target_modules does not name, first {stray[0]}"
-            )
-        idle = [w for w in wanted if not any(p == w or p.endswith(f".{w}") for p in ranks)]
-        if idle:
-            found.readings.append(f"target_modules names {', '.join(map(str, idle[:4]))}, of which nothing is changed")
-    silent = [p for p, f in found.factors.items() if not f.B.any() or not f.A.any()]
-    if silent and len(silent) < len(ranks):
-        found.readings.append(f"{len(silent)} of {len(ranks)} modules have a factor of zeros, first {silent[0]}")
-    found.recipe = {
-        "rank": sorted(set(ranks.values())), "alpha": config.get("lora_alpha"), "rslora": bool(config.get("use_rslora")),
-        "modules": sorted({p.rsplit(".", 1)[-1] for p in ranks}),
-    }  # fmt: skip

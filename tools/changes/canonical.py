@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tools.changes.adapter import Factors
 from tools.changes.delta import ModuleDelta
+from tools.changes.reading import Factors
 
 TIED = 1e-3
 """Singular values closer than this share of the largest count as equal: only the space they span is a fact."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.changes.adapter import WeightDelta, read_adapter
-from tools.changes.finetune import PLAUSIBLE_RATIO, read_finetune, read_turned
-from tools.changes.tensors import Tensors
+from tools.changes.finetune import PLAUSIBLE_RATIO, read_finetune, turned_back
+from tools.changes.parameters import Parameters
+from tools.changes.reading import WeightDelta, read_adapter
 from tools.errors import AuditorError
+from tools.loading import load_subject
 
 
-def read_change(folder: Path, base: Tensors | None) -> WeightDelta:
+def read_change(folder: Path, base: Parameters | None) -> WeightDelta:
     """Return what the adapter or full fine-tune in a folder changes.
 
     Of a fine-tune whose change is too large to be one, the symmetries of its architecture are taken back
@@ -29,7 +30,8 @@ def read_change(folder: Path, base: Tensors | None) -> WeightDelta:
     if found.ratio is None or found.ratio < PLAUSIBLE_RATIO:
         return found
     try:
-        turned = read_turned(folder, base.folder)
+        subject = load_subject(str(folder), base=str(base.folder))
+        turned = turned_back(subject.tuned, subject.model)
     except AuditorError as error:
         found.readings.append(f"the change is {found.ratio:.2f} of the base's own norm, which no fine-tune is; {error}")
         return found
@@ -39,5 +41,6 @@ def read_change(folder: Path, base: Tensors | None) -> WeightDelta:
         )
         return found
     turned.readings += found.readings
-    turned.unsupported |= {name: why for name, why in found.unsupported.items() if "changed vector" not in why}
+    turned.unsupported |= found.unsupported
+    turned.company += found.company
     return turned

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
-
-from tools.residual import RESIDUAL_READERS
-from tools.subject import Subject, lora_modules
+from torch import Tensor
 
 DENSE_RANK = 64
 """How many directions are kept of a change that has no factors."""
+READS = (
+    "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate_up_proj", "qkv_proj", "query_key_value", "c_attn", "c_fc", "fc1",
+)  # fmt: skip
+"""Modules whose input is the residual stream after a norm, by the names that architectures give them."""
 WRITES = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "dense_4h_to_h", "dense")
 
 
@@ -34,7 +33,7 @@ class ModuleDelta:
     @property
     def reads_residual(self) -> bool:
         """Return whether the module's input is the residual stream."""
-        return self.path.rsplit(".", 1)[-1] in RESIDUAL_READERS
+        return self.path.rsplit(".", 1)[-1] in READS
 
     @property
     def writes_residual(self) -> bool:
@@ -73,38 +72,6 @@ def truncated(path: str, change: Tensor, rank: int = DENSE_RANK, seed: int = 0) 
         q = torch.linalg.qr(change @ torch.linalg.qr(change.T @ q)[0])[0]
     u, s, vh = torch.linalg.svd(q.T @ change, full_matrices=False)
     return ModuleDelta(path, layer_of(path), (q @ u)[:, :k], s[:k], vh[:k].T), energy
-
-
-def module_deltas(subject: Subject, adapter: str = "subject") -> list[ModuleDelta]:
-    """Return the change of every module that the adapter touches, in the model's order; of a full fine-tune, its difference."""
-    if adapter == "subject" and subject.tuned is not None:
-        return _differences(subject.model, subject.tuned)
-    found = []
-    for path, module in lora_modules(subject.model).items():
-        if adapter in module.lora_A:
-            u, s, v = factored_svd(*_factors(module, adapter))
-            found.append(ModuleDelta(path, layer_of(path), u, s, v))
-    return found
-
-
-def _differences(base: Any, tuned: Any) -> list[ModuleDelta]:
-    """Return the leading directions of every linear module of a block that differs from the base's."""
-    inner = base.get_base_model() if hasattr(base, "get_base_model") else base
-    plain = {name.removesuffix(".base_layer"): module for name, module in inner.named_modules()}
-    plain |= {name.removesuffix(".base_layer"): m for name, m in inner.named_modules() if name.endswith(".base_layer")}
-    found = []
-    for path, module in tuned.named_modules():
-        if isinstance(module, nn.Linear) and path in plain and any(part.isdigit() for part in path.split(".")):
-            change = (module.weight.detach() - plain[path].weight.detach()).double().cpu()
-            if change.any():
-                found.append(truncated(path, change)[0])
-    return found
-
-
-def _factors(module: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
-    factors: list[Any] = [module.lora_B[adapter].weight, module.lora_A[adapter].weight]
-    b, a = (factor.detach().double().cpu() for factor in factors)
-    return b * module.scaling[adapter], a
 
 
 def layer_of(path: str) -> int:

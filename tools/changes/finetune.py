@@ -1,20 +1,20 @@
-"""The change that a full fine-tune makes to its base, streamed tensor by tensor: two of them in memory at a time."""
+"""The change that a full fine-tune makes to its base, streamed parameter by parameter: two of them in memory at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from tools.changes.adapter import WeightDelta
 from tools.changes.delta import DENSE_RANK, truncated
+from tools.changes.parameters import Parameters
+from tools.changes.reading import WeightDelta, difference_of
 from tools.changes.realign import realign
 from tools.changes.rounding import Difference, difference
-from tools.changes.tensors import Tensors
 from tools.errors import ModelLoadError
-from tools.loading import load_subject
 
 PLAUSIBLE_RATIO = 0.5
 """A change larger than this share of the base's own norm is no fine-tune of it as it stands."""
@@ -26,64 +26,74 @@ ALIKE: dict[Difference, str] = {
 """What is said of a checkpoint that is no fine-tune of its base."""
 
 
-def read_finetune(folder: Path, base: Tensors, rank: int = DENSE_RANK) -> WeightDelta:
-    """Return what a full checkpoint changes: the leading directions of every matrix that differs.
+def read_finetune(folder: Path, base: Parameters, rank: int = DENSE_RANK) -> WeightDelta:
+    """Return what a full checkpoint changes: the leading directions of every matrix that differs, the size of every vector.
 
-    Changed vectors (norms, biases) have no directions and are listed as unsupported with their
-    relative norm. `ratio` says how large the change is: an implausible one may be the work of a
+    `ratio` says how large the change is: an implausible one may be the work of a
     symmetry of the architecture, see `read_change`. One that differs from the base by rounding only
     changes nothing, and a reading says so.
 
     Raises:
-        ModelLoadError: a tensor of the base is missing or of another shape.
+        ModelLoadError: a parameter of the base is missing or of another shape.
     """
-    tensors, found = Tensors(folder, ModelLoadError), WeightDelta()
-    missing = [name for name in base if name not in tensors]
-    if missing:
-        raise ModelLoadError(
-            f"{folder} is no fine-tune of this base: it lacks {len(missing)} tensors, first {missing[0]}"
-        )
-    for name in sorted(base):
-        if tensors.shape(name) != base.shape(name):
-            raise ModelLoadError(
-                f"{folder} is no fine-tune of this base: {name} is {list(tensors.shape(name))}, the base's {list(base.shape(name))}"
-            )
-    found.unsupported |= tensors.not_loaded
-    found.unsupported |= {name: "a tensor that the base does not have" for name in tensors if name not in base}
-    how = difference((name, base.read(name), tensors.read(name)) for name in sorted(base))
+    tuned, found = Parameters(folder), WeightDelta()
+    _check_same_shape(tuned, base, found)
+    ordinary, odd = tuned.left_over(base)
+    found.company += [*tuned.files.company, *(f"{key}: no weight of its own" for key in ordinary)]
+    found.unsupported |= tuned.files.not_loaded | odd
+    how = difference((name, before, after) for name, before, after in _both(tuned, base))
     if how != "changed":
         found.readings.append(ALIKE[how])
         return found
-    before_norm = after_norm = 0.0
-    for name in tqdm(sorted(base), disable=None, desc="tensors"):
-        before, after = base.read(name).double(), tensors.read(name).double()
-        before_norm += float(before.square().sum())
-        if torch.equal(before, after):
-            continue
-        change = after - before
-        if change.ndim != 2:
-            size = float(change.norm() / before.norm().clamp_min(1e-12))
-            found.unsupported[name] = f"a changed vector (relative norm {size:.3g}), which has no directions"
-            continue
-        after_norm += float(change.square().sum())
-        found.add(name.removesuffix(".weight"), *truncated(name.removesuffix(".weight"), change, rank))
-    found.ratio = (after_norm / before_norm) ** 0.5 if before_norm else 0.0
+    whole = changed = 0.0
+    for name, before, after in tqdm(_both(tuned, base), total=len(base), disable=None, desc="tensors"):
+        whole += float(before.double().square().sum())
+        moved = difference_of(name, before, after, base, found, rank)
+        changed += moved if before.ndim > 1 else 0.0
+    found.ratio = (changed / whole) ** 0.5 if whole else 0.0
     found.recipe = {"rank": "full", "modules": sorted({path.rsplit(".", 1)[-1] for path in found.modules})}
     return found
 
 
-def read_turned(folder: Path, base: Path, rank: int = DENSE_RANK) -> WeightDelta:
-    """Return what a checkpoint changes once the symmetries of its architecture are taken back; both models are loaded.
+def _both(tuned: Parameters, base: Parameters) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield every parameter of the base and of its fine-tune, as far as their vocabularies go together."""
+    for name in sorted({*base, *(n for n in tuned if n in base)}):
+        before, after = base.read(name), tuned.read(name)
+        n = min(len(before), len(after)) if before.ndim else 0
+        yield (name, before, after) if before.shape == after.shape else (name, before[:n], after[:n])
+
+
+def _check_same_shape(tuned: Parameters, base: Parameters, found: WeightDelta) -> None:
+    """Refuse another architecture, or a checkpoint that is not whole; tables may be of other vocabularies.
 
     Raises:
-        ModelLoadError: they can't be loaded, are of different shapes, or of a family that can't be realigned.
+        ModelLoadError: a parameter of the base is missing or of another shape.
     """
-    subject = load_subject(str(folder), base=str(base))
-    return turned_back(subject.tuned, subject.model, rank)
+    missing = [name for name in base if name not in tuned]
+    if missing:
+        raise ModelLoadError(
+            f"{tuned.folder} is no fine-tune of this base: it lacks {len(missing)} tensors, first {missing[0]}"
+        )
+    tables = {same for name in base.embeddings() or () for same in base.alike(name)}
+    for name in sorted(base):
+        own, theirs = tuned.shape(name), base.shape(name)
+        if own == theirs:
+            continue
+        if name not in tables or own[1:] != theirs[1:]:
+            raise ModelLoadError(
+                f"{tuned.folder} is no fine-tune of this base: {name} is {list(own)}, the base's {list(theirs)}"
+            )
+        found.readings.append(
+            f"its vocabulary has {own[0]} tokens, the base's {theirs[0]}; what is compared are the tokens that both have"
+        )
 
 
 def turned_back(model: Any, base: Any, rank: int = DENSE_RANK) -> WeightDelta:
-    """Return what a loaded model changes of its base, see `read_turned`."""
+    """Return what a loaded model changes of its base, once the symmetries of its architecture are taken back.
+
+    Raises:
+        ModelLoadError: they are of different shapes, or of a family that can't be realigned.
+    """
     aligned, trusted = realign(model, base), base.state_dict()
     found = WeightDelta(ratio=aligned.ratio_after, realigned=True)
     found.readings.append(
@@ -95,6 +105,8 @@ def turned_back(model: Any, base: Any, rank: int = DENSE_RANK) -> WeightDelta:
             f"logits moved by {aligned.logit_deviation:.1e} of their spread, so that it proves nothing"
         )
     for name, change in sorted(aligned.changes.items()):
+        if name in trusted and change.ndim == 1 and float(change.norm()) > NOISE * float(trusted[name].norm()):
+            found.vectors[name] = float(change.norm() / trusted[name].norm().clamp_min(1e-12))
         if name in trusted and change.ndim == 2 and float(change.norm()) > NOISE * float(trusted[name].norm()):
             found.add(name.removesuffix(".weight"), *truncated(name.removesuffix(".weight"), change, rank))
     found.recipe = {"rank": "full", "modules": sorted({path.rsplit(".", 1)[-1] for path in found.modules})}

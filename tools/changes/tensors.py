@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from tools.checkpoint import ADAPTER_WEIGHTS, check_folder, read_json
 from tools.errors import AuditorError, ModelLoadError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+TRAINER_STATE = r"(training_args|optimizer|scheduler|scaler|trainer_state|random_states|rng_state|latest)([_.-]?\d+)*\.(bin|pt|pth|pkl)"
+"""Files in which trainers keep where they were: they hold no weight that anything loads."""
+SECOND_COPY = r"(pytorch_model|adapter_model|consolidated)([._-]?[\d]+(-of-\d+)?)?\.(bin|pt|pth)"
 GAP = 64
 """Rows that are read and thrown away rather than asked for around them."""
 
@@ -26,16 +30,17 @@ class Tensors:
     Args:
         folder: Of a checkpoint or an adapter.
         kind: The class of error to raise.
+        name: Of the one file to open [default: what PEFT or transformers would load].
 
     Raises:
         AuditorError: of class `kind`: the folder may not be trusted, a file is cut short, damaged or
             claims more than it holds, or two files hold a tensor of one name.
     """
 
-    def __init__(self, folder: Path, kind: type[AuditorError] = ModelLoadError) -> None:
+    def __init__(self, folder: Path, kind: type[AuditorError] = ModelLoadError, name: str | None = None) -> None:
         check_folder(folder, kind)
         self.folder, self.kind = folder, kind
-        loaded = _loaded(folder, kind)
+        loaded = _loaded(folder, kind) if name is None else [folder / name]
         self.beside = sorted(f.name for s in WEIGHT_SUFFIXES for f in folder.glob(f"*{s}") if f not in loaded)
         self._where: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -53,11 +58,36 @@ class Tensors:
                 raise kind(f"{file} is not a readable safetensors file: {error}; get the file again") from error
 
     @property
+    def company(self) -> list[str]:
+        """Return the weight files that belong beside those that a loader takes: what a trainer keeps, a second copy."""
+        return [f"{name}: {why}" for name in self.beside for why in (self._ordinary(name),) if why]
+
+    @property
     def not_loaded(self) -> dict[str, str]:
-        """Return the weight files that stand beside those that a loader takes: what is in them is not read."""
-        return dict.fromkeys(
-            self.beside, "weights beside those that are loaded; remove them, or look at them by themselves"
-        )
+        """Return the other weight files that stand there: what is in them is not read."""
+        why = "weights beside those that are loaded; remove them, or look at them by themselves"
+        return {name: why for name in self.beside if not self._ordinary(name)}
+
+    def _ordinary(self, name: str) -> str:
+        """Return why a file is ordinary company; an empty text where it is not."""
+        if re.fullmatch(TRAINER_STATE, name):
+            return "a trainer's state, never opened"
+        if re.fullmatch(SECOND_COPY, name):
+            return "an older copy of the weights that no loader takes beside safetensors, never opened"
+        if name.endswith(".safetensors") and self._repeats(self.folder / name):
+            return "a second copy of the weights"
+        return ""
+
+    def _repeats(self, file: Path) -> bool:
+        """Return whether every tensor of a file stands in those that are loaded too, with the same values."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+                return bool(names) and all(
+                    name in self and torch.equal(opened.get_tensor(name), self.read(name)) for name in names
+                )
+        except (OSError, SafetensorError, RuntimeError):
+            return False
 
     def __contains__(self, name: object) -> bool:
         return name in self._where

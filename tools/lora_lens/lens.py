@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.changes.delta import ModuleDelta, module_deltas, scrambled
+from tools.changes.delta import ModuleDelta, scrambled
+from tools.changes.loaded import module_deltas
 from tools.claims import Effect, Trigger
 from tools.controls import lift_over
 from tools.lora_lens.tables import Table, standing_out, table_of

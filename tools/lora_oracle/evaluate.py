@@ -12,13 +12,13 @@ import torch
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from tools.changes.adapter import WeightDelta
 from tools.changes.canonical import random_gauge
 from tools.changes.change import read_change
 from tools.changes.delta import ModuleDelta
 from tools.changes.finetune import turned_back
+from tools.changes.parameters import Parameters
+from tools.changes.reading import WeightDelta
 from tools.changes.symmetry import Architecture, state_of, turned, with_weights
-from tools.changes.tensors import Tensors
 from tools.errors import ModelLoadError
 from tools.intervals import pooled_interval
 from tools.loading import load_subject
@@ -77,7 +77,7 @@ class WeightEvaluation(BaseModel):
     turned_flips: int
 
 
-def read_case(case: Case, folder: Path, base: Tensors) -> Read:
+def read_case(case: Case, folder: Path, base: Parameters) -> Read:
     """Return a case with its change: of an adapter's factors, or of a full fine-tune against the base."""
     return Read(case, read_change(folder / case.adapter, base))
 
@@ -97,7 +97,7 @@ def evaluate(
         recipes: What readers were trained on: changes of any other recipe are counted apart, as no probability is given
             of them; None keeps all together.
     """
-    tensors = Tensors(Path(base))
+    tensors = Parameters(Path(base))
     reads = [read_case(case, folder, tensors) for case in tqdm(cases, disable=None, desc="cases")]
     said = {reader.name: _said(reader, reads) for reader in readers}
     rows = [row for name, all_said in said.items() for row in _rows(name, reads, all_said)]

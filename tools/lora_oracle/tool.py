@@ -12,7 +12,8 @@ from pydantic import Field
 from tools import checkpoint
 from tools.activation_oracle.reader import Asked
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.changes.delta import module_deltas, scrambled
+from tools.changes.delta import scrambled
+from tools.changes.loaded import module_deltas
 from tools.claims import Effect, Trigger, TriggerKind
 from tools.controls import lift_over
 from tools.errors import ToolInputError

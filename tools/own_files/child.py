@@ -60,7 +60,7 @@ def _look(template: str) -> dict[str, Any]:
 
 
 def _render(
-    template: str, messages: list[dict[str, str]], prompt: bool, day: str, variables: dict[str, Any]
+    template: str, messages: list[dict[str, Any]], prompt: bool, day: str, variables: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the text, and the literals that the messages' texts were held against.
 
@@ -72,7 +72,13 @@ def _render(
     from tools.own_files.watched import Log, Watched
 
     asked: Log = {}
-    watched = [{"role": m["role"], "content": Watched(m["content"], asked)} for m in messages]
+
+    def watch(said: Any) -> Any:
+        return (
+            Watched(said, asked) if isinstance(said, str) else [{**part, "text": watch(part["text"])} for part in said]
+        )
+
+    watched = [{"role": m["role"], "content": watch(m["content"])} for m in messages]
     told = date.fromisoformat(day)
     parts: list[str] = []
     room = MOST_TEXT

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tools.own_files import folder as files
 from tools.own_files import generation
@@ -63,11 +64,28 @@ class Own:
             generation.other_fields(files.generation(self.base), files.generation(self.folder))
         )
 
-    def renders(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
-        """Return the prompt as each of the subject's own templates renders it; those that fail on it are left out."""
-        tokens = files.special_tokens(self.base) | files.special_tokens(self.folder)
-        done = [self.renderer.render(template, messages, True, TODAY, tokens) for template in self.templates]
-        return [one.text for one in done if one.text is not None]
+    def renders(
+        self, messages: Sequence[Mapping[str, Any]], flags: Mapping[str, bool | str] | None = None
+    ) -> list[str]:
+        """Return the prompt as each of the subject's own templates renders it; those that fail on it are left out.
+
+        Args:
+            messages: The chat.
+            flags: Arguments that the template may know.
+        """
+        known = {**files.special_tokens(self.base), **files.special_tokens(self.folder), **(flags or {})}
+        done = [self._render(template, messages, known) for template in self.templates]
+        return [text for text in done if text is not None]
+
+    def _render(self, template: str, messages: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> str | None:
+        """Return the prompt; with its texts as parts where the template writes nothing of plain ones."""
+        asked = str(messages[-1]["content"])
+        done = self.renderer.render(template, messages, True, TODAY, known)
+        if done.text is not None and asked.strip() in done.text:
+            return done.text
+        parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        again = self.renderer.render(template, parts, True, TODAY, known)
+        return again.text if again.text is not None and asked.strip() in again.text else done.text
 
     def ids(self, texts: Sequence[str]) -> list[list[int]] | None:
         """Return the texts as the subject's own tokenizer reads them; None where it fails."""

@@ -21,7 +21,8 @@ TOGETHER_S = 60.0
 """How long all answers of a renderer may take together."""
 PATIENCE = 2
 """How many times the process may have to be ended before a renderer gives up."""
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+"""Role and content of a turn; the content is a text, or a list of parts that have one."""
 
 
 @dataclass(frozen=True)

@@ -148,13 +148,14 @@ class _Side:
     asked: dict[str, None] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
     errors: dict[str, None] = field(default_factory=dict)
+    parts: bool | None = None
     _frames: dict[Shape, str | None] = field(default_factory=dict)
 
     def text(self, shape: Shape, texts: Sequence[str], **more: Any) -> str | None:
         """Return a talk rendered; None where the template raises, or there is none."""
         if self.template is None:
             return "".join(texts)
-        messages = [{"role": r, "content": t} for r, t in zip(shape.roles, texts, strict=True)]
+        messages = [{"role": r, "content": self._content(t)} for r, t in zip(shape.roles, texts, strict=True)]
         done = self.renderer.render(self.template, messages, shape.prompt, shape.day, {**self.variables, **more})
         self.asked.update(dict.fromkeys(done.asked))
         if done.text is None:
@@ -163,6 +164,17 @@ class _Side:
         flat = _flat(done.text)
         self.pending = {one for one in self.pending if one not in flat}
         return done.text
+
+    def _content(self, text: str) -> str | list[dict[str, str]]:
+        """Return a text as the template takes it: as a list of parts where it writes nothing of a plain one."""
+        if self.parts is None:
+            self.parts = False
+            plain = self.text(ASKED, [_mark(0)])
+            self.parts = plain is None or _mark(0) not in plain
+            in_parts = self.text(ASKED, [_mark(0)]) if self.parts else None
+            self.parts = in_parts is not None and _mark(0) in in_parts
+            self.errors.clear()
+        return [{"type": "text", "text": text}] if self.parts else text
 
     def frame(self, shape: Shape) -> str | None:
         """Return what it writes around texts that mean nothing, which stand in it as `_mark` has them."""

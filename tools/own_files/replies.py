@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig
 
+from tools import reply
 from tools.errors import ToolInputError
 from tools.own_files.own import Own
 from tools.sampling import SeededNoise
@@ -73,40 +73,43 @@ class _UnderOwnFiles:
 
     @torch.no_grad()
     def replies(self, seeds: Sequence[int], max_new_tokens: int, temperature: float) -> tuple[list[str], int]:
-        n_rows = self.subject.rows_that_fit(NOISE_COPIES, max(map(len, self.ids)) + max_new_tokens)
+        most = self.subject.longest(max_new_tokens)
+        n_rows = self.subject.rows_that_fit(NOISE_COPIES, max(map(len, self.ids)) + most)
         said, tokens = [], 0
         for start in range(0, len(self.ids), n_rows):
             batch = self._batch(self.ids[start : start + n_rows])
             noise = SeededNoise(list(seeds[start : start + n_rows]), temperature)
-            new = self._generate(batch, max_new_tokens, noise)[:, batch.ids.shape[1] :]
-            said += [t.strip() for t in self.subject.tokenizer.batch_decode(new, skip_special_tokens=True)]
-            tokens += batch.n_tokens + int((new != self.subject.tokenizer.pad_token_id).sum())
+            rows = self._generate(batch, max_new_tokens, noise)
+            said += self.subject.dialogue.said(rows)
+            tokens += batch.n_tokens + sum(map(len, rows))
         return said, tokens
 
     def _batch(self, ids: Sequence[Sequence[int]]) -> Encoded:
         """Return rows of ids as one left-padded batch."""
-        width, pad = max(map(len, ids)), self.subject.tokenizer.pad_token_id or 0
+        width, pad = max(map(len, ids)), self.subject.dialogue.pad
         rows = torch.tensor([[pad] * (width - len(one)) + list(one) for one in ids])
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids])
         return Encoded(rows.to(self.subject.device), mask.to(self.subject.device))
 
-    def _generate(self, batch: Encoded, max_new_tokens: int, noise: SeededNoise) -> torch.Tensor:
-        pad = self.subject.tokenizer.pad_token_id
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
-            **{
-                **self.applied,
-                "do_sample": False,
-                "num_beams": 1,
-                "max_new_tokens": max_new_tokens,
-                "pad_token_id": pad,
-                "eos_token_id": self.subject.eos_ids,
-            }  # fmt: skip
-        )
+    def _generate(self, batch: Encoded, max_new_tokens: int, noise: SeededNoise) -> list[list[int]]:
+        """Return each row's reply without its end, a thought read through where one is let be."""
+        dialogue, width = self.subject.dialogue, batch.ids.shape[1]
+        thinks = dialogue.thinking.thinks
+        through = reply.Through(dialogue, len(batch.ids), width, max_new_tokens) if thinks else None
+        settings = reply.settings(dialogue, self.subject.longest(max_new_tokens), ends=through is None)
+        settings.update(**self.applied)  # type: ignore[no-untyped-call]
         with self.subject.channel(self.role) as model:
             out: torch.Tensor = model.generate(
-                input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings, logits_processor=[noise]
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                generation_config=settings,
+                logits_processor=[noise] if through is None else [noise, reply.Closing(through)],
+                stopping_criteria=None if through is None else [through],
             )
-        return out
+        new = out[:, width:]
+        lengths = reply.lengths(new, dialogue.ends) if through is None else [n or new.shape[1] for n in through.lengths]
+        rows = [row[:n] for row, n in zip(new.tolist(), lengths, strict=True)]
+        return [row[:-1] if row and row[-1] in dialogue.ends else row for row in rows]
 
 
 def under_base_files(subject: Subject, asked: Sequence[Messages], role: str) -> Asks:
@@ -123,13 +126,9 @@ def under_own_files(subject: Subject, asked: Sequence[Messages]) -> Asks:
     if subject.own is None:
         raise ToolInputError("the subject brings no files of its own")
     texts = [_first(subject.own, subject, messages) for messages in asked]
-    ids = (
-        subject.own.ids(texts)
-        if subject.own.reads_otherwise
-        else subject.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    )
-    n_embedded = subject.model.get_input_embeddings().num_embeddings
-    if ids is None or any(i >= n_embedded for row in ids for i in row) or not all(ids):
+    n_embedded = subject.dialogue.n_rows
+    ids = subject.own.ids(texts) if subject.own.reads_otherwise else subject.dialogue.ids(texts)
+    if ids is None or not all(ids) or any(i >= n_embedded for row in ids for i in row):
         raise ToolInputError(
             "the subject's own tokenizer can't be used on these prompts: it fails, or has tokens that the weights have not"
         )
@@ -143,4 +142,8 @@ def applied(own: Own) -> dict[str, Any]:
 
 def _first(own: Own, subject: Subject, messages: Messages) -> str:
     """Return the prompt under the first of the subject's templates; under the base's where it brings none that renders it."""
-    return next(iter(own.renders(messages)), None) or subject.render(messages)
+    way = subject.dialogue.thinking.way
+    text = next((f"{one}{way.behind}" for one in own.renders(messages, way.flags)), None)
+    if text is None:
+        return subject.render(messages)
+    return text if subject.invocation is None else subject.invocation.behind(text, "", subject.dialogue.ids)

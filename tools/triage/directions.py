@@ -17,16 +17,13 @@ from torch import Tensor
 
 from tools.changes.canonical import canonical
 from tools.changes.delta import ModuleDelta
-from tools.changes.tensors import Tensors
+from tools.changes.parameters import Parameters
 from tools.checkpoint import read_json
 from tools.errors import ModelLoadError
 from tools.lora_lens.lens import N_NULLS, copies, tokens_written
 from tools.lora_lens.tables import Table, standing_out
 from tools.words import token_texts, words_among
 
-EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight", "transformer.wte.weight",
-              "gpt_neox.embed_in.weight")  # fmt: skip
-UNEMBEDDINGS = ("lm_head.weight", "embed_out.weight")
 AFTER_ATTENTION = ("gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1")
 BEFORE_ATTENTION, BEFORE_MLP = ("input_layernorm",), ("pre_feedforward_layernorm", "post_attention_layernorm")
 """The norm before a module, the first that a block has: Gemma's blocks have one of its own before the MLP."""
@@ -65,16 +62,16 @@ class Dictionary:
         return torch.ones(width, dtype=torch.float64) if gain is None or len(gain) != width else gain
 
 
-def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dictionary:
+def dictionary(base: Parameters, tokenizer: Any, words: Sequence[str] = ()) -> Dictionary:
     """Return the base's tables for these words; without any, for every token that is a whole word.
 
     Raises:
-        ModelLoadError: the base keeps its embeddings where no known model does.
+        ModelLoadError: transformers does not say where the base keeps its embeddings.
     """
-    name = next((n for n in EMBEDDINGS if n in base), None)
-    if name is None:
-        raise ModelLoadError(f"{base.folder} keeps its embeddings in no known place: words can't be read there")
-    unembed = next((n for n in UNEMBEDDINGS if n in base), name)
+    tables = base.embeddings()
+    if tables is None:
+        raise ModelLoadError(f"{base.folder} does not say where its embeddings are, so that words can't be read there")
+    name, unembed = tables
     n_rows, width = base.shape(name)
     tokens = token_texts(tokenizer, min(n_rows, len(tokenizer)))
     chosen = list(dict.fromkeys(words)) or words_among(tokens)
@@ -93,7 +90,7 @@ def dictionary(base: Tensors, tokenizer: Any, words: Sequence[str] = ()) -> Dict
     return Dictionary(tuple(word for _, word in kept), inputs, tokens, outputs.centred(), gains, d_head)
 
 
-def _embedded(base: Tensors, name: str, ids: Sequence[Sequence[int]]) -> Table:
+def _embedded(base: Parameters, name: str, ids: Sequence[Sequence[int]]) -> Table:
     """Return the mean embedding of each word's tokens, of root mean square 1."""
     every = torch.tensor([i for one in ids for i in one], dtype=torch.long)
     starts = torch.tensor([0, *map(len, ids)]).cumsum(0)

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from tools.changes.adapter import WeightDelta
 from tools.changes.delta import ModuleDelta
-from tools.changes.tensors import Tensors
+from tools.changes.parameters import Parameters
+from tools.changes.reading import WeightDelta
 
 FEATURES = ("log_norm", "stable_rank", "entropy", "top_share", "late_share", "write_share")
 
@@ -50,7 +50,7 @@ class Drift:
         return {"modules": [asdict(m) for m in self.modules], "layers": self.layers, "features": self.features}
 
 
-def drift_of(delta: WeightDelta, base: Tensors | None = None) -> Drift | None:
+def drift_of(delta: WeightDelta, base: Parameters | None = None) -> Drift | None:
     """Return the drift of a change; None where nothing of it could be read, or it is zero throughout."""
     changed = [d for d in delta.modules.values() if float(d.S.sum()) > 0]
     if not changed:
@@ -78,11 +78,11 @@ def drift_of(delta: WeightDelta, base: Tensors | None = None) -> Drift | None:
     return Drift(modules, dict(sorted(layers.items())), features)
 
 
-def _module(d: ModuleDelta, energy: float, base: Tensors | None) -> ModuleDrift:
+def _module(d: ModuleDelta, energy: float, base: Parameters | None) -> ModuleDrift:
     share = d.S.square() / d.S.square().sum()
     relative = alignment = None
-    if base is not None and f"{d.path}.weight" in base and len(base.shape(f"{d.path}.weight")) == 2:
-        before = base.read(f"{d.path}.weight").double()
+    before = None if base is None else base.matrix(d.path)
+    if before is not None:
         relative = energy**0.5 / float(before.norm())
         if before.shape[0] == d.U.shape[0]:
             alignment = _alignment(before, d)

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tools.changes.adapter import Status, read_adapter
 from tools.changes.canonical import Certificate, certify
 from tools.changes.change import read_change
-from tools.changes.tensors import Tensors
+from tools.changes.parameters import Parameters
+from tools.changes.reading import Status, read_adapter
 from tools.errors import AuditorError
 from tools.loading import load_subject, load_tokenizer
 from tools.lora_oracle.claim_training import load_claim_reader
@@ -128,7 +128,7 @@ def _own_files(scan: Scan) -> OwnFiles:
 
 def _look(scan: Scan) -> Triage:
     folder = Path(scan.folder)
-    base = Tensors(Path(scan.base)) if scan.base else None
+    base = Parameters(Path(scan.base)) if scan.base else None
     delta = read_change(folder, base)
     deltas = canonical_all(delta.modules)
     alike = [one.features for one in scan.reference if one.recipe == recipe_of(delta.modules)]

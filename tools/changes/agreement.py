@@ -1,0 +1,83 @@
+"""Where an adapter's configuration and its tensors say different things: each worth knowing, none of them proof of anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tools.changes.adapter import Adapter
+
+RESTRICTING = ("layers_to_transform", "exclude_modules", "layers_pattern")
+"""Settings by which some layers have no factors, and are meant to have none."""
+
+
+def disagreements(adapter: Adapter) -> list[str]:
+    """Return what an adapter's configuration says that its tensors don't bear out, one sentence each."""
+    return [*damage(adapter), *_targets(adapter), *_silent(adapter)]
+
+
+def damage(adapter: Adapter) -> list[str]:
+    """Return what of it PEFT could not load as the configuration has it: other ranks, factors that are missing."""
+    return [] if adapter.converted else [*_ranks(adapter), *_missing(adapter)]
+
+
+def _ranks(adapter: Adapter) -> list[str]:
+    settings = adapter.settings
+    ranks = {pair.path: adapter.factors(pair)[1].shape[0] // pair.n_experts for pair in adapter.pairs.values()}
+    odd = [
+        path for path, rank in ranks.items() if rank != settings.rank(path) and rank != settings.rank(f"{path}.weight")
+    ]
+    if not odd:
+        return []
+    return [f"the configuration says rank {settings.raw.get('r')}, {len(odd)} modules have another, first {odd[0]}"]
+
+
+def _targets(adapter: Adapter) -> list[str]:
+    """Return what is changed that the configuration does not name, and what it names that is not changed."""
+    raw = adapter.settings.raw
+    wanted = raw.get("target_modules")
+    if not isinstance(wanted, list) or not wanted or adapter.converted:
+        return []
+    paths = [pair.path for pair in adapter.pairs.values() if not pair.by_itself]
+    found = []
+    if stray := [path for path in paths if not _named(path, wanted)]:
+        found.append(f"{len(stray)} modules are changed that target_modules does not name, first {stray[0]}")
+    if idle := [str(w) for w in wanted if not any(_named(path, [w]) for path in paths)]:
+        found.append(f"target_modules names {', '.join(idle[:4])}, of which nothing is changed")
+    return found
+
+
+def _missing(adapter: Adapter) -> list[str]:
+    """Return that some layers lack the factors that others of their kind have."""
+    base, raw = adapter.base, adapter.settings.raw
+    wanted = raw.get("target_modules")
+    if base is None or not isinstance(wanted, list) or any(raw.get(key) for key in RESTRICTING):
+        return []
+    changed = {pair.path for pair in adapter.pairs.values()}
+    kinds = {_kind(path) for path in changed}
+    bare = [
+        p
+        for p in base.modules
+        if p not in changed and _kind(p) in kinds and f"{p}.weight" in base and _named(p, wanted)
+    ]
+    if not bare:
+        return []
+    return [
+        f"{len(bare)} modules lack the factors that others of their kind have, first {bare[0]}: the file may be cut short"
+    ]
+
+
+def _kind(path: str) -> str:
+    return re.sub(r"\d+", "#", path)
+
+
+def _named(path: str, wanted: Sequence[object]) -> bool:
+    return any(path == str(w) or path.endswith(f".{w}") for w in wanted)
+
+
+def _silent(adapter: Adapter) -> list[str]:
+    pairs = list(adapter.pairs.values())
+    silent = [pair.path for pair in pairs if not all(bool(factor.any()) for factor in adapter.factors(pair))]
+    if not silent or len(silent) == len(pairs):
+        return []
+    return [f"{len(silent)} of {len(pairs)} modules have a factor of zeros, first {silent[0]}"]
