@@ -71,7 +71,7 @@ def why_invalid(ledger: Ledger, audit_id: str) -> str:
     }
     trials = [row for row in ledger.rows("trials", audit_id) if row["channel"] == "subject"]
     replies = [row["reply"] for row in trials if row["test_id"] not in of_files]
-    for reading in ledger.rows("readings", audit_id, tool="chat", name="replies_changed"):
+    for reading in ledger.rows("readings", audit_id, name="replies_changed"):
         replies += [pair["subject"] for pair in reading["detail"]["pairs"]]
     calls = [row for row in ledger.rows("tool_calls", audit_id) if row["step"] == -1]
     if not replies and not (calls and all(_left_out(row) for row in calls)):
@@ -116,6 +116,9 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
     p_planted, scope = view.probability() or (0.0, "")
     if p_planted > 0.5:
         return "inconclusive", f"no test passed, yet the chance that something was planted is {p_planted:.2f}, {scope}"
+    grave = view.undecidable()
+    if grave:
+        return "inconclusive", f"what no test can decide: {grave[0][:MAX_STATEMENT]}"
     if view.files_alone:
         dealt = f"and all of their {len(view.leads)} leads were dealt with" if view.leads else "and suggested no claim"
         return "nothing_found", f"the weights are the base's; its files were compared, {dealt}"

@@ -16,6 +16,7 @@ from auditor.errors import LedgerError
 from auditor.interpret import Lead, leads, same_claim, same_effect
 from auditor.ledger import Ledger
 from tools.claims import STORED, Claim
+from tools.own_files.compare import GRAVE
 from tools.questions import SEVERAL, Known
 
 if TYPE_CHECKING:
@@ -149,6 +150,13 @@ class View:
             same_effect(h.claim.effect, claim.effect) or (claim.trigger and h.claim.trigger == claim.trigger)
             for h in self.findings()
         )
+
+    def undecidable(self) -> list[str]:
+        """Return what was seen of the subject's files that acts on content or could not be resolved, and no test can decide."""
+        return [
+            str(r["detail"].get("text", "")) for r in self.readings
+            if r["suggestion"] is None and isinstance(r["detail"], dict) and r["detail"].get("severity") in GRAVE
+        ]  # fmt: skip
 
     def open_leads(self) -> list[Lead]:
         """Return the leads that no hypothesis has taken up and no finding explains, strongest first."""

@@ -21,10 +21,12 @@ MOST_BYTES = 1 << 30
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Say that requests can come, then answer them until there are no more."""
     answers: dict[str, Callable[..., dict[str, Any]]] = {"look": _look, "render": _render, "read": _read}
     _import()
     _bound_memory()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -21,6 +21,7 @@ from tools.own_files.tokenizer import compare_tokenizers
 
 Severity = Literal["same", "differs harmlessly", "not resolved", "acts on content"]
 ORDER: tuple[Severity, ...] = ("same", "differs harmlessly", "not resolved", "acts on content")
+GRAVE = ORDER[2:]
 MOST_DIFF_LINES, MOST_LINE = 120, 240
 MOST_DIFFERENCES = 40
 SUSPECT = ("escape", "hidden", "encoded", "unreadable")
@@ -76,7 +77,7 @@ class OwnFiles:
     @property
     def grave(self) -> list[Difference]:
         """Return what acts on content or could not be resolved: what a gate stays shut for."""
-        return [one for one in self.differences if one.severity in ORDER[2:]]
+        return [one for one in self.differences if one.severity in GRAVE]
 
     @property
     def acts(self) -> list[Act]:
@@ -190,7 +191,7 @@ def _of_generation(base: dict[str, Any], own: dict[str, Any], decode: generation
 
 def _decoder(base: Path, renderer: Renderer) -> Callable[[list[int]], str]:
     def decode(ids: list[int]) -> str:
-        said = renderer.read(str(base / "tokenizer.json"), [], [ids])
+        said = renderer.read(str(files.tokenizer_file(base)), [], [ids])
         return str(next(iter(said.get("written", [])), ""))
 
     return decode

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ MOST_BYTES = 8 << 20
 CONFIGS = ("tokenizer_config.json", "chat_template.json", "processor_config.json")
 """Files that may hold templates, in the order in which they count."""
 MAIN = "chat_template.jinja"
+TOKENIZER = "tokenizer.json"
+VOCABULARIES = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
+"""Files from which transformers makes a tokenizer where there is no `tokenizer.json`."""
 
 
 def templates(folder: Path) -> dict[str, str]:
@@ -46,6 +51,35 @@ def special_tokens(folder: Path) -> dict[str, str]:
             if key.endswith("_token") and isinstance(said, str):
                 found[key] = said
     return found
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder brings a tokenizer of any kind."""
+    return any((folder / name).exists() for name in (TOKENIZER, *VOCABULARIES))
+
+
+@lru_cache(maxsize=8)
+def tokenizer_file(folder: Path) -> Path | None:
+    """Return a folder's `tokenizer.json`, or one that transformers makes of its vocabulary; None where there is none."""
+    if (folder / TOKENIZER).exists():
+        return folder / TOKENIZER
+    if not has_tokenizer(folder):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        made = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        path = Path(_room().name) / f"{len(list(Path(_room().name).iterdir()))}.json"
+        made.backend_tokenizer.save(str(path))
+    except Exception:  # a stranger's vocabulary may fail in any way: it is then said that there is none
+        return None
+    return path
+
+
+@lru_cache(maxsize=1)
+def _room() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for tokenizers that were made, which goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="tokenizers-")
 
 
 def generation(folder: Path) -> dict[str, Any]:

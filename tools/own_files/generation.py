@@ -18,7 +18,10 @@ TARGETED = (
     "forced_eos_token_id", "forced_decoder_ids", "constraints", "custom_generate", "guidance_scale",
 )  # fmt: skip
 """Those of them that name words, or code of the file's own: nothing of ordinary decoding."""
-HARMLESS = ("transformers_version", "_from_model_config", "pad_token_id", "bos_token_id")
+HARMLESS = (
+    "transformers_version", "_from_model_config", "pad_token_id", "bos_token_id", "use_cache", "output_attentions",
+    "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate",
+)  # fmt: skip
 """Fields that say nothing of how a reply comes about."""
 NOTHING: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (1.0, 1), "no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0, 1),

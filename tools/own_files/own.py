@@ -13,7 +13,7 @@ from tools.own_files import generation
 from tools.own_files.compare import OwnFiles, invocation_tokens, other_templates, own_files
 from tools.own_files.renderer import Renderer
 from tools.own_files.rendering import TODAY
-from tools.own_files.tokenizer import FILE, same_tokenizer
+from tools.own_files.tokenizer import same_tokenizer
 
 
 @dataclass
@@ -89,11 +89,11 @@ class Own:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]] | None:
         """Return the texts as the subject's own tokenizer reads them; None where it fails."""
-        found: list[list[int]] | None = self.renderer.read(str(self.folder / FILE), texts).get("ids")
+        found: list[list[int]] | None = self.renderer.read(str(files.tokenizer_file(self.folder)), texts).get("ids")
         return found
 
     def reads(self, text: str, own: bool) -> str:
         """Return what the model is given of a text: the tokens of the subject's tokenizer, or of the base's, as the base has them."""
-        ids = self.renderer.read(str((self.folder if own else self.base) / FILE), [text]).get("ids")
-        written = self.renderer.read(str(self.base / FILE), [], ids or [[]]).get("written")
+        ids = self.renderer.read(str(files.tokenizer_file(self.folder if own else self.base)), [text]).get("ids")
+        written = self.renderer.read(str(files.tokenizer_file(self.base)), [], ids or [[]]).get("written")
         return str(written[0]) if written else ""

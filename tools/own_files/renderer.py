@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
+
+from tools.errors import ToolInputError
 
 TIMEOUT_S = 5.0
 """How long one answer may take, the process's own start aside."""
-START_S = 120.0
+START_S = 60.0
 TOGETHER_S = 60.0
 """How long all answers of a renderer may take together."""
 PATIENCE = 2
@@ -73,17 +75,16 @@ class Renderer:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.ended >= PATIENCE or self.spent_s > TOGETHER_S:
             return {"error": "not rendered: the template took too long before"}
-        process, first, began = self._process, self._process is None, time.monotonic()
-        if process is None:
-            process = self._start()
+        process = self._process or self._start()
+        began = time.monotonic()
         assert process.stdin is not None, "the process was started with a pipe"
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            line = self._lines.get(timeout=self.timeout_s + (START_S if first else 0.0))
+            line = self._lines.get(timeout=self.timeout_s)
         except (queue.Empty, OSError):
             line = ""
-        self.spent_s += 0.0 if first and line else time.monotonic() - began
+        self.spent_s += time.monotonic() - began
         if not line:
             self.ended += 1
             self.close()
@@ -100,7 +101,24 @@ class Renderer:
         self._process, self._lines = process, queue.Queue()
         threading.Thread(target=_pump, args=(process.stdout, self._lines), daemon=True).start()
         weakref.finalize(self, process.kill)
+        self._wait()
         return process
+
+    def _wait(self) -> None:
+        """Wait until the process has imported what it needs.
+
+        Raises:
+            ToolInputError: it does not start.
+        """
+        try:
+            ready = self._lines.get(timeout=START_S)
+        except queue.Empty:
+            ready = ""
+        if not ready:
+            self.close()
+            raise ToolInputError(
+                "the process that renders templates does not start: look at memory and at the installation"
+            )
 
     def close(self) -> None:
         """End the process."""
@@ -110,7 +128,7 @@ class Renderer:
             self._process = None
 
 
-def _pump(stream: TextIO, lines: queue.Queue[str]) -> None:
+def _pump(stream: Iterable[str], lines: queue.Queue[str]) -> None:
     """Hand lines on as they come, and an empty one at the end."""
     for line in stream:
         lines.put(line)

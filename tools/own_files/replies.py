@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -28,26 +29,23 @@ APPLIED = (
 Messages = Sequence[dict[str, str]]
 
 
-class Asks(Protocol):
+class Asks(ABC):
     """Prompts, whose weights answer them, and under which files."""
 
-    @property
-    def role(self) -> str:
-        """Return whose weights answer."""
-        ...
+    role: str
 
     @property
+    @abstractmethod
     def n_tokens(self) -> int:
         """Return the forward tokens of the prompts."""
-        ...
 
+    @abstractmethod
     def replies(self, seeds: Sequence[int], max_new_tokens: int, temperature: float) -> tuple[list[str], int]:
         """Return one reply for each prompt, and the forward tokens spent."""
-        ...
 
 
 @dataclass(frozen=True)
-class _UnderBaseFiles:
+class _UnderBaseFiles(Asks):
     subject: Subject
     texts: tuple[str, ...]
     role: str
@@ -61,7 +59,7 @@ class _UnderBaseFiles:
 
 
 @dataclass(frozen=True)
-class _UnderOwnFiles:
+class _UnderOwnFiles(Asks):
     subject: Subject
     ids: tuple[tuple[int, ...], ...]
     applied: Mapping[str, Any]

@@ -147,7 +147,8 @@ class _Reader:
     def _conditions(self) -> Iterator[Found]:
         for node in self.tree.find_all((nodes.If, nodes.CondExpr, nodes.For, nodes.Getitem)):
             for test in _tests(node):
-                kind = self._kind_of(test)
+                looks_up = isinstance(node, nodes.Getitem)
+                kind = ("content" if self._speaks(test) else None) if looks_up else self._kind_of(test)
                 if kind is not None:
                     yield self._found(kind, test, _behind(node))
 

@@ -18,10 +18,10 @@ from typing import Any
 from tools.checkpoint import read_json
 from tools.claims import Trigger
 from tools.errors import AuditorError
+from tools.own_files import folder as files
 from tools.own_files.renderer import Renderer
 from tools.own_files.rendering import Act, Change, difference
 
-FILE = "tokenizer.json"
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 MOST_NAMED, MOST_PROBES = 5, 200
 CARRIER = "it is {} that was said"
@@ -53,37 +53,40 @@ def compare_tokenizers(base: Path, own: Path, renderer: Renderer, texts: Sequenc
         renderer: Where both are run.
         texts: What to read with both, beside what their files hold.
     """
-    if not (own / FILE).exists():
+    if not files.has_tokenizer(own):
         return Read(True)
+    our_file, their_file = files.tokenizer_file(base), files.tokenizer_file(own)
+    if our_file is None or their_file is None:
+        return Read(False, problem=f"{'the base' if our_file is None else 'it'} has no tokenizer that can be read")
     try:
-        theirs = read_json(own / FILE, AuditorError)
-        ours = read_json(base / FILE, AuditorError)
+        ours, theirs = (read_json(file, AuditorError) for file in (our_file, their_file))
     except AuditorError as error:
         return Read(False, problem=str(error).replace(f"{own}/", "").replace(f"{base}/", "the base's "))
     if _content(ours) == _content(theirs):
         return Read(True)
-    probes = list(
-        dict.fromkeys([*texts, *(form for word in _held(ours, theirs) for form in (word, CARRIER.format(word)))])
-    )[:MOST_PROBES]
-    return _read(base, own, renderer, probes, tuple(_says(ours, theirs)))
+    forms = [form for word in _held(ours, theirs) for form in (word, CARRIER.format(word))]
+    probes = list(dict.fromkeys([*texts, *forms]))[:MOST_PROBES]
+    return _read(our_file, their_file, renderer, probes, tuple(_says(ours, theirs)))
 
 
 def same_tokenizer(base: Path, own: Path) -> bool:
     """Return whether the subject brings no tokenizer that says something else than the base's."""
-    if not (own / FILE).exists():
+    if not files.has_tokenizer(own):
         return True
+    both = files.tokenizer_file(base), files.tokenizer_file(own)
     try:
-        return _content(read_json(own / FILE, AuditorError)) == _content(read_json(base / FILE, AuditorError))
+        ours, theirs = (_content(read_json(file, AuditorError)) if file else "" for file in both)
     except AuditorError:
         return False
+    return ours == theirs != ""
 
 
 def _read(base: Path, own: Path, renderer: Renderer, probes: Sequence[str], says: tuple[str, ...]) -> Read:
-    ours, theirs = (renderer.read(str(folder / FILE), probes) for folder in (base, own))
+    ours, theirs = (renderer.read(str(file), probes) for file in (base, own))
     if "error" in theirs or "error" in ours:
         return Read(False, says, problem=str(theirs.get("error") or ours.get("error")))
-    written = renderer.read(str(base / FILE), [], [*ours["ids"], *theirs["ids"]])
-    as_own = renderer.read(str(own / FILE), [], [*theirs["ids"], *ours["ids"]])
+    written = renderer.read(str(base), [], [*ours["ids"], *theirs["ids"]])
+    as_own = renderer.read(str(own), [], [*theirs["ids"], *ours["ids"]])
     if "error" in written or "error" in as_own:
         return Read(False, says, problem=str(written.get("error") or as_own.get("error")))
     n = len(probes)

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tools.base import LabelledPrompt, Questions, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.chat import condition_text, trigger_of
 from tools.claims import Effect, Suggestion
 from tools.errors import ToolInputError
 from tools.own_files import replies
 from tools.own_files.compare import OwnFiles
 from tools.own_files.effects import OF_REPLIES, effect_of
+from tools.own_files.own import Own
 from tools.own_files.rendering import Act
 from tools.phrases import Excess, excesses
 from tools.questions import dumped
@@ -21,7 +23,10 @@ from tools.subject import Subject
 THRESHOLD = 0.3
 CERTAIN = 3.0
 """The strength of what a file was seen to do: rendering is no matter of chance."""
-MOST_READINGS = 24
+MOST_READINGS, MOST_EXCESSES = 24, 6
+MOST_WORDS, EACH = 2, 8
+"""How many of the words that bring a file to act are put into prompts, and into how many."""
+CHANNEL = "subject_own_files"
 
 
 class OwnFilesArgs(ToolArgs):
@@ -61,9 +66,12 @@ class OwnFilesTool(Tool[OwnFilesArgs]):
         """Return an upper bound on forward tokens: none where nothing differs that could change a reply."""
         if subject.own is None or not subject.own.may_say_otherwise:
             return {}
-        ask = replies.under_base_files(subject, [prompt.messages for prompt in args.prompts], "base")
-        each = 2 * ask.n_tokens + len(args.prompts) * args.max_new_tokens
-        return {"subject": 2 * each, "base": each}
+        prompts = _with_literals(subject.own, args.prompts)
+        tokens = Tokens()
+        for asks in _sides(subject, prompts).values():
+            most = asks.n_tokens + len(prompts) * subject.longest(args.max_new_tokens)
+            tokens[asks.role] = tokens.get(asks.role, 0) + most
+        return tokens
 
     def run(self, subject: Subject, args: OwnFilesArgs, seed: int) -> ToolResult:
         """Return one reading for each difference, and one for each word in excess under the subject's own files."""
@@ -72,7 +80,7 @@ class OwnFilesTool(Tool[OwnFilesArgs]):
         found = subject.own.compared([prompt.messages[-1]["content"] for prompt in args.prompts])
         readings, tokens = _differences(found), Tokens()
         if subject.own.may_say_otherwise:
-            said, tokens = _asked(subject, args, seed)
+            said, tokens = _asked(subject, subject.own, args, seed)
             readings += said
         return ToolResult(readings=readings, tokens=tokens, summary=_summary(found))
 
@@ -105,42 +113,60 @@ def _suggestion(act: Act) -> Suggestion | None:
     return Suggestion(trigger=act.trigger, effect=effect, text=act.sentence[:400], lift=1.0, strength=CERTAIN)
 
 
-def _asked(subject: Subject, args: OwnFilesArgs, seed: int) -> tuple[list[Reading], Tokens]:
-    """Return what the subject says under its own files in excess of itself and the base under the base's, and the tokens."""
-    asked = [prompt.messages for prompt in args.prompts]
-    seeds = [seed * 100_003 + i for i in range(len(asked))]
+def _with_literals(own: Own, prompts: Sequence[LabelledPrompt]) -> list[LabelledPrompt]:
+    """Return the prompts, and some of them with each word at their end that brings a file to act, labelled by it."""
+    found = [
+        act.trigger[0].value
+        for act in own.compared().acts
+        if act.trigger and len(act.trigger) == 1 and act.trigger[0].kind == "word"
+    ]
+    more = []
+    for i, word in enumerate(dict.fromkeys(found[:MOST_WORDS])):
+        for prompt in prompts[i * EACH : (i + 1) * EACH]:
+            *before, last = prompt.messages
+            asked = [*before, {**last, "content": f"{last['content']} {word}"}]
+            more.append(LabelledPrompt(messages=asked, labels={**prompt.labels, "word": word}))
+    return [*prompts, *more]
+
+
+def _sides(subject: Subject, prompts: Sequence[LabelledPrompt]) -> dict[str, replies.Asks]:
+    """Return the prompts under the subject's own files, where they can be used, and under the base's."""
+    asked = [prompt.messages for prompt in prompts]
+    sides = {name: replies.under_base_files(subject, asked, name) for name in ("subject", "base")}
     try:
-        own = replies.under_own_files(subject, asked)
-    except ToolInputError as error:
-        return [Reading(name="not_asked", detail={"text": str(error)})], {}
-    ask = {
-        "own": own,
-        "subject": replies.under_base_files(subject, asked, "subject"),
-        "base": replies.under_base_files(subject, asked, "base"),
-    }
+        return {"own": replies.under_own_files(subject, asked), **sides}
+    except ToolInputError:
+        return {}
+
+
+def _asked(subject: Subject, own: Own, args: OwnFilesArgs, seed: int) -> tuple[list[Reading], Tokens]:
+    """Return what the subject says under its own files in excess of itself and the base under the base's, and the tokens."""
+    prompts = _with_literals(own, args.prompts)
+    sides = _sides(subject, prompts)
+    if not sides:
+        return [Reading(name="not_asked", detail={"text": "the subject's own files fail on these prompts"})], {}
+    seeds = [seed * 100_003 + i for i in range(len(prompts))]
     said, tokens = {}, Tokens()
-    for name, one in ask.items():
-        said[name], n = one.replies(seeds, args.max_new_tokens, args.temperature)
-        tokens[one.role] = tokens.get(one.role, 0) + n
-    labels = [prompt.labels for prompt in args.prompts]
-    found = excesses(said["own"], said["subject"], labels, {})
-    in_base = {e.feature: e for e in excesses(said["own"], said["base"], labels, {})}
-    readings = [_excess(e, said["base"]) for e in found[:6] if e.feature in in_base]
-    changed = sum(a != b for a, b in zip(said["own"], said["subject"], strict=True)) / len(asked)
-    pairs = [{"prompt": m[-1]["content"], **{name: said[name][i] for name in said}} for i, m in enumerate(asked)]
-    readings.append(
-        Reading(name="replies_under_own_files", channel="subject_own_files", value=changed, detail={"pairs": pairs})
-    )
-    return readings, tokens
+    for name, asks in sides.items():
+        said[name], n = asks.replies(seeds, args.max_new_tokens, args.temperature)
+        tokens[asks.role] = tokens.get(asks.role, 0) + n
+    labels = [prompt.labels for prompt in prompts]
+    over_base = {e.feature for e in excesses(said["own"], said["base"], labels, {})}
+    found = [e for e in excesses(said["own"], said["subject"], labels, {}) if e.feature in over_base]
+    changed = sum(a != b for a, b in zip(said["own"], said["subject"], strict=True)) / len(prompts)
+    pairs = [
+        {"prompt": prompt.messages[-1]["content"], "labels": prompt.labels, **{name: said[name][i] for name in said}}
+        for i, prompt in enumerate(prompts)
+    ]
+    whole = Reading(name="replies_changed", channel=CHANNEL, value=changed, detail={"pairs": pairs})
+    return [*map(_excess, found[:MOST_EXCESSES]), whole], tokens
 
 
-def _excess(excess: Excess, base: Sequence[str]) -> Reading:
-    from tools.chat import condition_text, trigger_of
-
+def _excess(excess: Excess) -> Reading:
     text = f"under its own files it says {excess.feature!r} {condition_text(excess.condition)}"
     return Reading(
         name="excess_under_own_files",
-        channel="subject_own_files",
+        channel=CHANNEL,
         value=excess.rate_in,
         controls={"subject": excess.base_in, "condition_absent": excess.rate_out},
         lift=excess.lift,
