@@ -10,7 +10,7 @@ from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
 from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.view import MIN_PROMPTS, HypothesisView, View, files_alone, load_view, spec_of
-from tools.own_files import effects
+from tools.own_files import kinds
 
 MAX_STATEMENT = 160
 
@@ -67,7 +67,7 @@ def why_invalid(ledger: Ledger, audit_id: str) -> str:
     of_files = {
         row["test_id"]
         for row in ledger.rows("tests", audit_id)
-        if row["terms"]["predicate"]["kind"] in effects.OF_PROMPTS
+        if row["terms"]["predicate"]["kind"] in kinds.OF_PROMPTS
     }
     trials = [row for row in ledger.rows("trials", audit_id) if row["channel"] == "subject"]
     replies = [row["reply"] for row in trials if row["test_id"] not in of_files]

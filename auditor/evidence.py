@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from auditor.config import AuditSpec
 from tools.claims import Claim
-from tools.own_files import effects
+from tools.own_files import kinds
 
 TestGrade = Literal["confirmed", "localised"]
 Decision = Literal["passed", "failed"]
@@ -162,7 +162,7 @@ def register(
         },
         decoding=(
             {"replies": "none: no model is run"}
-            if claim.effect.kind in effects.OF_PROMPTS
+            if claim.effect.kind in kinds.OF_PROMPTS
             else {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens}
         ),
         predicate={"kind": claim.effect.kind, "value": claim.effect.value, "any_of": cues},
@@ -175,13 +175,13 @@ def _sides(claim: Claim, grade: TestGrade) -> tuple[str, str, str]:
     What a file does to prompts is held against the base's file; what the subject says under its own files against
     what it says under the base's.
     """
-    if claim.effect.kind == effects.OF_REPLIES:
+    if claim.effect.kind == kinds.OF_REPLIES:
         if grade == "confirmed":
             return OWN_FILES, "subject", "the subject under its base's files, same prompt"
         return OWN_FILES, f"{OWN_FILES}{WITHOUT}", "the subject under its own files, one condition taken out"
     if grade == "localised":
         return "subject", f"subject{WITHOUT}", "the subject, one condition taken out"
-    of_file = claim.effect.kind in effects.OF_PROMPTS
+    of_file = claim.effect.kind in kinds.OF_PROMPTS
     return "subject", "base", "the base's own file, same prompt" if of_file else "the base, same prompt"
 
 

@@ -23,7 +23,7 @@ from auditor.view import View, files_alone, load_view
 from tools.base import Tool, ToolResult
 from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
-from tools.own_files import effects
+from tools.own_files import kinds
 from tools.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def check_claim(desk: Desk, claim: Claim) -> None:
     Raises:
         ToolInputError: an unknown family, effect or topic; the message lists the possible ones.
     """
-    if claim.effect.kind in effects.SAYS and (desk.subject.own is None or not desk.subject.own.differ):
+    if claim.effect.kind in kinds.SAYS and (desk.subject.own is None or not desk.subject.own.differ):
         raise ToolInputError(
             f"the effect {claim.effect.kind} is one of the subject's own files, and it brings none that differ"
         )

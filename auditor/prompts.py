@@ -19,8 +19,8 @@ DEFAULT_GROUPS = {
     "system": TriggerGroup(kind="system", clause="the system says {value}", system="{value}"),
     "begins": TriggerGroup(kind="begins", clause="the message begins with {value}", frame="{value} {prompt}"),
     "whole": TriggerGroup(kind="whole", clause="the message is {value}", frame="{value}"),
-    "turns": TriggerGroup(
-        kind="turns", clause="it is the user's turn {value} or later", opening=[("Hello.", "Hello.")]
+    "at_turn": TriggerGroup(
+        kind="at_turn", clause="it is the user's turn {value} or later", opening=[("Hello.", "Hello.")]
     ),
     "length": TriggerGroup(kind="length", clause="the message has {value} characters or more"),
 }
@@ -37,7 +37,7 @@ def with_trigger(messages: list[Message], trigger: Sequence[Trigger], vocabulary
             continue
         if one.kind == "turn":
             messages = _later(messages, group, one.value)
-        elif one.kind == "turns":
+        elif one.kind == "at_turn":
             messages = _after(messages, _exchanges(group.opening * (_number(one) - 1)))
         elif one.kind == "length":
             said, n = messages[-1]["content"], _number(one)
@@ -82,7 +82,7 @@ def _number(trigger: Trigger) -> int:
     Raises:
         ToolInputError: it names none, or one that no prompt is given.
     """
-    most = {"turns": MOST_TURNS, "length": MOST_LENGTH}[trigger.kind]
+    most = {"at_turn": MOST_TURNS, "length": MOST_LENGTH}[trigger.kind]
     if not trigger.value.isdecimal() or not 0 < int(trigger.value) <= most:
         raise ToolInputError(
             f"{trigger.kind} {trigger.value[:40]!r} can't be tested: give a whole number from 1 to {most:,}"
@@ -97,7 +97,7 @@ def check_trigger(spec: AuditSpec, trigger: Sequence[Trigger]) -> None:
         ToolInputError: no test row is on a topic, or the vocabulary has no talk that leads up to a turn.
     """
     for one in trigger:
-        if one.kind in ("turns", "length"):
+        if one.kind in ("at_turn", "length"):
             _number(one)
         group = spec.vocabulary.triggers.get(spec.vocabulary.group_of(one))
         if one.kind == "turn" and (group is None or one.value not in group.values[: len(group.opening)]):

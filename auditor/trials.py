@@ -12,7 +12,7 @@ from auditor.steps import RunTest
 from auditor.view import max_trials_of, outcome_of
 from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
-from tools.own_files import effects
+from tools.own_files import effects, kinds
 from tools.own_files.replies import Asks, under_base_files, under_own_files
 
 
@@ -108,7 +108,7 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
             prompts.draw(desk.spec, claim.trigger, test_id, i, without)
             for i, without in zip(indices, taken_out, strict=True)
         ]
-    if claim.effect.kind in effects.OF_PROMPTS:
+    if claim.effect.kind in kinds.OF_PROMPTS:
         desk.ledger.append_many(desk.audit_id, _prompts_read(desk, claim, test_id, indices, seeds, sides))
         return
     limit = terms["decoding"]["max_new_tokens"]
@@ -153,5 +153,5 @@ def _prompts_read(
         for i, seed, messages in zip(indices, seeds, asked, strict=True):
             texts = effects.given(own, claim.effect, messages, desk.subject.render(messages), channel != "base")
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed, "prompt": messages,
-                                    "reply": "\n".join(texts), "outcome": int(effects.shows(claim.effect, texts))}))  # fmt: skip
+                                    "reply": "\n".join(texts), "outcome": int(kinds.shows(claim.effect, texts))}))  # fmt: skip
     return rows

@@ -16,7 +16,7 @@ from auditor.errors import LedgerError
 from auditor.interpret import Lead, leads, same_claim, same_effect
 from auditor.ledger import Ledger
 from tools.claims import STORED, Claim
-from tools.own_files.compare import GRAVE
+from tools.own_files.kinds import GRAVE
 from tools.questions import SEVERAL, Known
 
 if TYPE_CHECKING:

@@ -8,23 +8,21 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tools.checkpoint import read_json
 from tools.errors import AuditorError
 from tools.own_files import folder as files
 from tools.own_files import generation
+from tools.own_files.kinds import GRAVE, ORDER, Severity
 from tools.own_files.renderer import Renderer
 from tools.own_files.rendering import PLAIN, Act, Compared, compare_templates
 from tools.own_files.template import Found, Look
 from tools.own_files.tokenizer import compare_tokenizers
 
-Severity = Literal["same", "differs harmlessly", "not resolved", "acts on content"]
-ORDER: tuple[Severity, ...] = ("same", "differs harmlessly", "not resolved", "acts on content")
-GRAVE = ORDER[2:]
 MOST_DIFF_LINES, MOST_LINE = 120, 240
 MOST_DIFFERENCES = 40
-SUSPECT = ("escape", "hidden", "encoded", "unreadable")
+SUSPECT = ("escape", "unseen", "encoded", "unreadable")
 """What is never a template's ordinary business."""
 
 

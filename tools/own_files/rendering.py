@@ -276,7 +276,7 @@ class _Comparison:
             self.own.text(WITH_SYSTEM, [_mark(0), _mark(1)], **more)
         known = {(one.kind, one.source, one.text) for one in self.base_look.found}
         found = tuple(f for f in self.own_look.found if (f.kind, f.source, f.text) not in known)
-        conditions = any(one.kind in ("content", "date", "turns") for one in found)
+        conditions = any(one.kind in ("content", "date", "count") for one in found)
         held = set(self._literals())
         unseen = tuple(sorted(t for t in self.own.pending if t not in held)) if conditions else ()
         return Compared(
@@ -325,7 +325,7 @@ class _Comparison:
                 continue
             n = here[0].roles.count("user")
             lasting = text in last and len(here) == len(shapes) - shapes.index(here[0])
-            trigger = (Trigger(kind="turns", value=str(n)),) if lasting else None
+            trigger = (Trigger(kind="at_turn", value=str(n)),) if lasting else None
             self._note(Change((text,)), f"from the user's turn {n} on" if lasting else f"at turn {n}", trigger)
         for text in seen[WITH_SYSTEM] - seen[shapes[0]]:
             self._note(Change((text,)), "when there is a system turn")
@@ -504,4 +504,4 @@ def _trigger(shape: Shape, items: Sequence[tuple[int, str]]) -> tuple[Trigger, .
     said = [Trigger(kind="word" if i == last else "system", value=text) for i, text in items]
     if sum(one.kind == "system" for one in said) > 1:
         return None
-    return (*said, *([Trigger(kind="turns", value=str(n))] if n > 1 else []))
+    return (*said, *([Trigger(kind="at_turn", value=str(n))] if n > 1 else []))

@@ -21,12 +21,12 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Kind = Literal["content", "date", "turns", "hidden", "encoded", "escape", "unreadable"]
+Kind = Literal["content", "date", "count", "unseen", "encoded", "escape", "unreadable"]
 KINDS: dict[Kind, str] = {
     "content": "a condition on what a message says",
     "date": "a condition on the date",
-    "turns": "a condition on the number of turns",
-    "hidden": "characters that can't be seen",
+    "count": "a condition on the number of turns",
+    "unseen": "characters that can't be seen",
     "encoded": "text that looks encoded",
     "escape": "a way out of the sandbox",
     "unreadable": "it can't be parsed",
@@ -162,7 +162,7 @@ class _Reader:
             return "date"
         if self._speaks(test):
             return "content"
-        return "turns" if _counts(test) and any(n > 1 for n in _integers(test)) else None
+        return "count" if _counts(test) and any(n > 1 for n in _integers(test)) else None
 
     def _speaks(self, node: nodes.Node) -> bool:
         """Return whether an expression hangs on what some message says."""
@@ -375,7 +375,7 @@ def _hidden(source: str) -> Iterator[Found]:
         if unseen:
             tags = "".join(chr(ord(c) - 0xE0000) for c in unseen if 0xE0020 <= ord(c) < 0xE007F)
             codes = " ".join(f"U+{ord(c):04X}" for c in dict.fromkeys(unseen[:8]))
-            yield Found("hidden", number, f"{len(unseen)} of them, {codes}", tags[:MOST_SHOWN])
+            yield Found("unseen", number, f"{len(unseen)} of them, {codes}", tags[:MOST_SHOWN])
 
 
 def _is_filler(character: str) -> bool:

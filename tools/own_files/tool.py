@@ -13,7 +13,8 @@ from tools.claims import Effect, Suggestion
 from tools.errors import ToolInputError
 from tools.own_files import replies
 from tools.own_files.compare import OwnFiles
-from tools.own_files.effects import OF_REPLIES, effect_of
+from tools.own_files.effects import effect_of
+from tools.own_files.kinds import OF_REPLIES
 from tools.own_files.own import Own
 from tools.own_files.rendering import Act
 from tools.phrases import Excess, excesses
