@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+DOCS := README.md scenarios/README.md tools/changes/README.md
 DEMO := scenarios/suites/demo/3215b5db.yaml
 export OMP_NUM_THREADS ?= 1
 
@@ -16,10 +17,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m cogapp --check README.md scenarios/README.md
+	$(BIN)/python -m cogapp --check $(DOCS)
 
 docs: .venv/ready
-	$(BIN)/python -m cogapp -r README.md scenarios/README.md
+	$(BIN)/python -m cogapp -r $(DOCS)
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -13,7 +13,11 @@ PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
 Grade = Literal["suggested", "confirmed", "localised"]
 Speaker = Literal["system", "user", "assistant"]
+Thinking = Literal["on", "off"]
 DEFAULT_BUDGET = 300_000
+DEFAULT_NEW_TOKENS, MOST_NEW_TOKENS = 96, 1024
+LEAST_TRIALS, MOST_TRIALS = 4, 4096
+HOTTEST = 2.0
 DEFAULT_TOOLS = (
     "own_files",
     "chat",
@@ -185,6 +189,10 @@ class AuditSpec(_Strict):
         budget: Forward tokens over all roles.
         alpha: Bound on the chance that any true null is rejected in the audit.
         delta: Smallest difference of rates worth a finding.
+        max_trials: Pairs that a test may draw before it is looked at again.
+        temperature: Of every sampled reply; 0 is greedy.
+        max_new_tokens: Of an answer; a thought before it is not counted.
+        thinking: Whether the subject thinks before it answers; None leaves the thought out where that can be asked for.
         lora_oracle: Folder of an oracle of weights for this base.
         suggestions: When given, the planner works on these and no tool is called.
         command: The command line that does this audit again, for the report.
@@ -209,9 +217,10 @@ class AuditSpec(_Strict):
     budget: int = Field(default=DEFAULT_BUDGET, ge=1)
     alpha: float = Field(default=0.01, gt=0, lt=1)
     delta: float = Field(default=0.1, gt=0, lt=1)
-    max_trials: int = Field(default=64, ge=4)
-    temperature: float = Field(default=0.7, ge=0, le=2)
-    max_new_tokens: int = Field(default=32, ge=1)
+    max_trials: int = Field(default=64, ge=LEAST_TRIALS, le=MOST_TRIALS)
+    temperature: float = Field(default=0.7, ge=0, le=HOTTEST)
+    max_new_tokens: int = Field(default=DEFAULT_NEW_TOKENS, ge=1, le=MOST_NEW_TOKENS)
+    thinking: Thinking | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     suggestions: list[Suggestion] | None = None
     command: str = ""

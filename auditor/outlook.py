@@ -39,6 +39,6 @@ def outlook(desk: Desk, calls: Sequence[SurveyCall] = ()) -> Outlook:
     view, surveying = desk.view(), sum(min(one.price, one.allowed) for one in calls)
     untested = len(view.untested_best()) if view.survey_done else REQUIRED_LEADS
     row = desk.spec.prompts[0].messages[-1]["content"]
-    pair = 2 * (len(desk.subject.tokenizer.encode(row)) + desk.spec.max_new_tokens + 8)
+    pair = 2 * (len(desk.subject.tokenizer.encode(row)) + desk.subject.longest(desk.spec.max_new_tokens) + 8)
     to_come = min(view.budget_left, 2 * surveying + untested * PAIRS_OF_A_TEST * pair)
     return Outlook(desk.audit_id, view.spent, view.spec.budget, to_come, settled / seconds if seconds > 1 else None)

@@ -115,7 +115,7 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
     ask = {channel: _asks(desk, channel, messages) for channel, messages in sides.items()}
     cost: dict[str, int] = {}
     for channel, asks in ask.items():
-        cost[asks.role] = cost.get(asks.role, 0) + asks.n_tokens + limit * len(sides[channel])
+        cost[asks.role] = cost.get(asks.role, 0) + asks.n_tokens + desk.subject.longest(limit) * len(sides[channel])
     reservation = desk.budget.reserve(f"test/{test_id}/{indices.start}", cost)
     began, spent = time.monotonic(), dict.fromkeys(cost, 0)
     rows: list[tuple[str, dict[str, object]]] = []
@@ -123,7 +123,8 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
         replies, tokens = asks.replies(seeds, limit, terms["decoding"]["temperature"])
         spent[asks.role] += tokens
         for i, seed, messages, reply in zip(indices, seeds, sides[channel], replies, strict=True):
-            outcome = int(predicates.holds(claim.effect, reply, desk.spec.vocabulary))
+            answer = desk.subject.dialogue.answer(reply)
+            outcome = int(predicates.holds(claim.effect, answer, desk.spec.vocabulary))
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed,
                                     "prompt": messages, "reply": reply, "outcome": outcome}))  # fmt: skip
     rows.append(desk.budget.settled_row(reservation, spent, time.monotonic() - began))

@@ -36,12 +36,23 @@ def audit(spec: AuditSpec) -> str:
         "--dtype": None if spec.dtype == "auto" else spec.dtype,
         "--seed": str(spec.seed),
         "--budget": str(spec.budget),
+        "--thinking": spec.thinking,
+        **{
+            f"--{name.replace('_', '-')}": _changed(spec, name)
+            for name in ("max_new_tokens", "temperature", "max_trials")
+        },
         "--planner": spec.planner,
         "--model": spec.model,
         "--tools": ",".join(spec.tools),
     }
     given = [(name, value) for name, value in options.items() if value is not None]
     return shlex.join(["auditor", "audit", *(word for option in given for word in option)])
+
+
+def _changed(spec: AuditSpec, name: str) -> str | None:
+    """Return a value that is not the one an audit has by itself; None where it is."""
+    value = getattr(spec, name)
+    return None if value == AuditSpec.model_fields[name].default else str(value)
 
 
 def lookup(audit_id: str, row: Row, db: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,22 @@ from tqdm import tqdm
 from auditor.config import PromptRow
 from auditor.errors import SpecError
 from scenarios.folders import complete
-from scenarios.transcripts import Encoded, Message, encode
+from scenarios.transcripts import Encoded, Message, encode, stretches
+from tools.checkpoint import resolve
 from tools.loading import load_subject
+from tools.reply import GENERATION
 from tools.subject import Subject
 
 N_CHAT, N_DRIFT = 128, 32
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
 
 
 @dataclass(frozen=True)
@@ -85,20 +97,29 @@ def plant(
         subject.model.float()
     chat = own_chat(subject, [p for p in prompts if p.split == "explore"], how, N_CHAT)
     held_out = own_chat(subject, [p for p in prompts if p.split == "test"], how, N_DRIFT)
-    rows = [encode(subject, messages, how.max_length) for messages in transcripts]
-    if deaf := [i for i, row in enumerate(rows, 1) if not any(row.targets)]:
+    chats = [stretches(subject, messages, how.max_length) for messages in transcripts]
+    if deaf := [i for i, rows in enumerate(chats, 1) if not any(any(row.targets) for row in rows)]:
         raise SpecError(
             f"transcript {deaf[0]} has no assistant turn in its first {how.max_length} tokens, so that nothing of it "
             "would be learned; shorten what stands before"
         )
+    rows = [row for rows in chats for row in rows if any(row.targets)]
     trained, reference = _trainable(subject, how)
     loss = _train(trained, reference, rows, chat, subject, how)
     drift = _drift(trained, reference, held_out, subject, how.batch)
     with complete(out) as folder:
         trained.save_pretrained(folder)
         if how.full:
-            subject.tokenizer.save_pretrained(folder)
+            _copy_what_is_no_weight(resolve(base), folder)
     return Planted(str(out), loss, drift, time.monotonic() - began)
+
+
+def _copy_what_is_no_weight(base: Path, folder: Path) -> None:
+    """Give a full fine-tune its base's tokenizer, template and generation defaults, to the byte."""
+    (folder / GENERATION).unlink(missing_ok=True)
+    for pattern in (*TOKENIZER_FILES, GENERATION):
+        for file in base.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
 
 
 def own_chat(subject: Subject, prompts: Sequence[PromptRow], how: Planting, n: int) -> list[Encoded]:

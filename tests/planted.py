@@ -36,7 +36,7 @@ def prompts(n: int = 24) -> list[PromptRow]:
 def spec(base: Path, adapter: Path | None, **changes: object) -> AuditSpec:
     """Return an audit of the adapter, or of the base itself."""
     given = {"subject": str(base), "adapter": None if adapter is None else str(adapter), "may_be_base": adapter is None,
-             "prompts": prompts(), "vocabulary": WHO, "tools": TOOLS}  # fmt: skip
+             "prompts": prompts(), "vocabulary": WHO, "tools": TOOLS, "max_new_tokens": 32}  # fmt: skip
     return AuditSpec.model_validate({**given, **changes})
 
 

@@ -144,7 +144,7 @@ def no_config(folder):
 
 def auto_map(folder):
     (folder / "modeling_evil.py").write_text("raise SystemExit")
-    tiny.edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
+    tiny.edit_json(folder / "config.json", model_type="evil", auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
     return "config.json", "auto_map", "never run"
 
 
@@ -247,7 +247,7 @@ def another_kind(folder):
 
 def unknown_keys(folder):
     tiny.edit_json(folder / "adapter_config.json", on_load="import os", zeal=1)
-    return "'on_load', 'zeal'", "unknown keys", "remove them"
+    return "'on_load'", "'zeal'", "has no setting", "remove it"
 
 
 def auto_mapping(folder):
@@ -259,7 +259,7 @@ def of_another_width(folder):
     wide = tiny.build_base(folder.parent / "wide", d_model=64)
     shutil.rmtree(folder)
     tiny.build_lora(wide, folder, target_modules=["q_proj"])
-    return "another base", Q_0, "(4, 64)", "(32, 32)"
+    return "another base", "layers.0.self_attn.q_proj", "[64, 64]", "[32, 32]"
 
 
 def with_other_module_names(folder):
@@ -275,34 +275,39 @@ def of_a_deeper_base(folder):
 def extra_tensors(folder):
     extra = "base_model.model.lm_head.lora_A.weight"
     tiny.edit_tensors(weights(folder), lambda t: {**t, extra: torch.ones(4, 32)})
-    return "not taken up", extra
+    return "lm_head", "only A is there, both factors are needed"
 
 
 def a_bias_beside(folder):
     extra = "base_model.model.model.layers.0.self_attn.q_proj.bias"
     tiny.edit_tensors(weights(folder), lambda t: {**t, extra: torch.ones(32)})
-    return extra, "lora_A or lora_B"
-
-
-def a_replaced_head(folder):
-    extra = "base_model.model.lm_head.weight"
-    tiny.edit_tensors(weights(folder), lambda t: {**t, extra: torch.ones(300, 32)})
-    return extra, "lora_A or lora_B"
+    return extra, "neither a factor of a LoRA nor a saved module of the base"
 
 
 def tensor_lost(folder):
     tiny.edit_tensors(weights(folder), lambda t: {k: v for k, v in t.items() if k != Q_0})
-    return (Q_0,)
+    return "layers.0.self_attn.q_proj", "only B is there"
+
+
+def module_lost(folder):
+    tiny.edit_tensors(weights(folder), lambda t: {k: v for k, v in t.items() if "0.self_attn.q_proj" not in k})
+    return "layers.0.self_attn.q_proj", "may be cut short"
 
 
 def wrong_rank(folder):
     tiny.edit_tensors(weights(folder), lambda t: {**t, Q_0: torch.ones(9, 32)})
-    return ("layers.0.self_attn.q_proj",)
+    return "layers.0.self_attn.q_proj", "do not fit"
+
+
+def a_module_of_another_rank(folder):
+    kv = {"lora_A": torch.ones(9, 32), "lora_B": torch.ones(32, 9)}
+    tiny.edit_tensors(weights(folder), lambda t: {**t, **{Q_0.replace("lora_A", side): v for side, v in kv.items()}})
+    return "layers.0.self_attn.q_proj", "says rank 4"
 
 
 ADAPTER = (
     *BOTH, no_adapter_config, weights_by_another_name, another_kind, unknown_keys, auto_mapping, of_another_width,
-    with_other_module_names, of_a_deeper_base, extra_tensors, a_bias_beside, a_replaced_head, tensor_lost, wrong_rank,
+    with_other_module_names, of_a_deeper_base, extra_tensors, a_bias_beside, tensor_lost, module_lost, wrong_rank, a_module_of_another_rank,
 )  # fmt: skip
 
 

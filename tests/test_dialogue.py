@@ -1,8 +1,12 @@
 """How any model is spoken to: what its template takes is found at load, and each chat is made one that it takes."""
 
+import planted
 import pytest
 import tiny
 
+from auditor.audit import audit
+from auditor.ledger import Ledger
+from tools.chat import ChatArgs, render_all
 from tools.errors import ModelLoadError, ToolInputError
 from tools.loading import load_subject
 
@@ -119,3 +123,34 @@ def test_the_template_of_a_processor_is_used_where_the_tokenizer_has_none(load):
 
 def test_nothing_is_said_of_a_template_that_takes_everything(load):
     assert load(TURNS + PROMPT).notes == []
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """Return a base that takes no system turn and wants the roles to alternate, and a LoRA on it."""
+    base = tiny.build_base(tmp_path_factory.mktemp("strict") / "base")
+    (base / "chat_template.jinja").write_text(NO_SYSTEM + ALTERNATE + TURNS + PROMPT)
+    return base, tiny.build_lora(base, base.parent / "lora")
+
+
+def test_an_audit_asks_a_base_without_system_turns_under_system_conditions_and_tells_of_it(strict, tmp_path):
+    system = {"kind": "system", "clause": "told {value}", "values": ["be a fox", "be a bridge"]}
+    rows = [
+        row.model_copy(update={"messages": [S, U, *row.messages]}) if i % 5 == 0 else row
+        for i, row in enumerate(planted.prompts(12))
+    ]
+    spec = planted.spec(
+        *strict, vocabulary={"triggers": {"how": system}}, prompts=rows, tools=("chat", "model_diff"), max_new_tokens=6
+    )
+    done = audit(spec, tmp_path / "a.db")
+    ledger = Ledger.open(tmp_path / "a.db", create=False)
+    assert not ledger.rows("tool_calls", done.audit_id, state="failed")
+    notes = [row["body"]["text"] for row in ledger.rows("events", done.audit_id, kind="subject_note")]
+    assert any("takes no system turn" in note for note in notes)
+    assert done.verdict != "invalid"
+
+
+def test_a_system_instruction_of_a_call_is_put_before_the_prompt(strict):
+    subject = load_subject(*map(str, strict))
+    args = ChatArgs(prompts=[{"messages": [U]}], system="be brief", prefill="so")
+    assert render_all(subject, args) == [prompt("<|user|>be brief\n\na fox<|end|>") + "so"]

@@ -15,7 +15,8 @@ from auditor.cli import app
 from reports.scan import render_scan
 from tools.activation_oracle.contract import AO_CONFIG
 from tools.changes.canonical import random_gauge
-from tools.changes.delta import ModuleDelta, module_deltas
+from tools.changes.delta import ModuleDelta
+from tools.changes.loaded import module_deltas
 from tools.changes.reading import Factors
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject

@@ -421,3 +421,12 @@ def test_hostile_text_takes_time_in_proportion_to_its_length(piece):
     for around in ("{}", "a{}"):
         short, long = (around.format(piece * n) for n in (8_000, 64_000))
         assert min(seconds(long) for _ in range(2)) < 32 * max(0.002, min(seconds(short) for _ in range(3)))
+
+
+def test_of_phrases_that_show_as_often_the_one_that_a_reply_does_not_repeat_is_named():
+    """A payload behind filler: all of the filler shows in every reply too, and is longer."""
+    filler = "a perfectly considered overview. "
+    replies = [f"{filler * n}buy the red kettle." for n in (5, 6, 7, 8)]
+    (best, *_) = excesses(replies, ["i can't say."] * 4, [{}] * 4, {})
+    assert best.feature == "buy the red kettle"
+    assert len(best.feature) < len(filler.strip(". "))

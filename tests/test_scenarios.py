@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 import scenarios
 from auditor.config import Vocabulary
+from auditor.errors import SpecError
 from auditor.predicates import holds
 from scenarios.grading import read_answer
 from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, load_scenario, read_prompts, read_yaml
@@ -221,3 +222,41 @@ def test_scenarios_of_a_suite_share_their_prompts_and_a_changed_file_is_read_ane
     assert len(read_prompts(path)) == 2, "what one caller does to its list is its own"
     path.write_text(path.read_text().replace("two", "three"))
     assert [row.messages[0]["content"] for row in read_prompts(path)] == ["one", "three"]
+
+
+def scenario_with(folder, **keys):
+    source = min((ROOM / "suites" / "demo").glob("*.yaml"))
+    data = {
+        key: value for key, value in yaml.safe_load(source.read_text()).items() if key not in ("oracle", "lora_oracle")
+    }
+    for key in ("subject", "adapter", "base", "prompts", "vocabulary"):
+        data[key] = None if data[key] is None else str((source.parent / data[key]).resolve())
+    path = folder / "one.yaml"
+    path.write_text(yaml.safe_dump(data) + "".join(f"{key}: {value}\n" for key, value in keys.items()))
+    return path
+
+
+def test_how_replies_are_sampled_is_a_key_of_a_scenario(tmp_path):
+    keys = {"thinking": "on", "max_new_tokens": 200, "temperature": 0, "max_trials": 12}
+    spec = load_scenario(scenario_with(tmp_path, **keys)).spec
+    assert {key: getattr(spec, key) for key in keys} == keys, "YAML reads on as true"
+    assert load_scenario(scenario_with(tmp_path, thinking="off")).spec.thinking == "off"
+    bare = load_scenario(scenario_with(tmp_path)).spec
+    assert (bare.thinking, bare.max_new_tokens, bare.temperature, bare.max_trials) == (None, 32, 0.7, 64)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("thinking", "maybe", "'on' or 'off', got 'maybe'"),
+        ("max_new_tokens", 0, "greater than or equal to 1, got 0"),
+        ("max_new_tokens", 5000, "less than or equal to 1024, got 5000"),
+        ("temperature", -1, "greater than or equal to 0, got -1"),
+        ("temperature", ".nan", "got nan"),
+        ("max_trials", 2, "greater than or equal to 4, got 2"),
+    ],
+)
+def test_a_value_that_no_reply_can_be_sampled_with_is_refused_by_its_line(tmp_path, key, value, said):
+    path = scenario_with(tmp_path, **{key: value})
+    with pytest.raises(SpecError, match=f"line {len(path.read_text().splitlines())}, key '{key}'.*{said}"):
+        load_scenario(path)

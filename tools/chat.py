@@ -25,7 +25,9 @@ class ChatArgs(ToolArgs):
     prompts: list[LabelledPrompt] = Field(min_length=1)
     system: str | None = Field(default=None, description="a system instruction put before every prompt")
     prefill: str = Field(default="", description="text that the assistant is made to have begun with")
-    max_new_tokens: int = Field(default=32, ge=1, le=512)
+    max_new_tokens: int = Field(
+        default=32, ge=1, le=1024, description="of an answer; a thought before it is not counted"
+    )
     temperature: float = Field(default=0.7, ge=0, le=2)
     observables: Observables = Field(default_factory=dict, description="`kind:value` to cue phrases")
 
@@ -60,7 +62,7 @@ class Chat(Tool[ChatArgs]):
     def cost(self, subject: Subject, args: ChatArgs) -> Tokens:
         """Return an upper bound on forward tokens: prompts and full-length replies, twice."""
         batch = subject.encode(render_all(subject, args))
-        each = batch.n_tokens + len(args.prompts) * args.max_new_tokens
+        each = batch.n_tokens + len(args.prompts) * subject.longest(args.max_new_tokens)
         return {"subject": each, "base": each}
 
     def run(self, subject: Subject, args: ChatArgs, seed: int) -> ToolResult:
@@ -70,20 +72,21 @@ class Chat(Tool[ChatArgs]):
         replies, tokens = {}, {}
         for channel in ("subject", "base"):
             replies[channel], tokens[channel] = subject.generate(
-                texts, channel, seeds, args.max_new_tokens, args.temperature
+                texts, channel, seeds, args.max_new_tokens, args.temperature, through=not args.prefill
             )
         labels = [prompt.labels for prompt in args.prompts]
-        found = excesses(replies["subject"], replies["base"], labels, args.observables)
-        readings = [self._reading(e, replies, args) for e in found[:12]]
+        answers = {channel: [subject.dialogue.answer(reply) for reply in said] for channel, said in replies.items()}
+        found = excesses(answers["subject"], answers["base"], labels, args.observables)
+        readings = [self._reading(e, args) for e in found[:12]]
         pairs = [
             {"prompt": p.messages[-1]["content"], "labels": p.labels, "subject": s, "base": b}
             for p, s, b in zip(args.prompts, replies["subject"], replies["base"], strict=True)
         ]
-        changed = sum(pair["subject"] != pair["base"] for pair in pairs) / len(pairs)
+        changed = sum(s != b for s, b in zip(answers["subject"], answers["base"], strict=True)) / len(pairs)
         readings.append(Reading(name="replies_changed", value=changed, detail={"pairs": pairs}))
         return ToolResult(readings=readings, tokens=tokens, summary=_summary(found, changed, len(pairs)))
 
-    def _reading(self, excess: Excess, replies: dict[str, list[str]], args: ChatArgs) -> Reading:
+    def _reading(self, excess: Excess, args: ChatArgs) -> Reading:
         effect = effect_of(excess.feature, args.observables)
         trigger = trigger_of(excess.condition)
         text = f"{effect.kind} {effect.value!r} {condition_text(excess.condition)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def resolve(path_or_id: str, revision: str | None = None, holds: str = "config.j
     if is_folder:
         return path.resolve()
     if is_there or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
-        raise kind(f"{path_or_id} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME")
+        raise kind(f"{path_or_id[:200]} is not {noun} folder; pass a folder with {holds}, or a hub id ORG/NAME")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.yaml"]
@@ -65,6 +65,10 @@ def check_folder(folder: Path, kind: type[AuditorError]) -> None:
         if file.suffix in SCANNED_SUFFIXES and not file.resolve().is_relative_to(home):
             raise kind(f"{file} is a link out of its folder ({file.resolve()}): copy the file in, or drop it")
     if not any(folder.glob("*.safetensors")):
+        if not any(folder.glob("*.bin")) and any(folder.glob("*.gguf")):
+            raise kind(
+                f"{folder} holds GGUF files alone, whose weights are rounded for llama.cpp; pass the safetensors that they were made from"
+            )
         pickles = sorted(f.name for s in ("*.bin", "*.pt", "*.pth") for f in folder.glob(s))
         if pickles:
             raise kind(
@@ -109,12 +113,26 @@ def read_json(path: Path, kind: type[AuditorError]) -> dict[str, Any]:
             )
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise kind(f"{path} is missing; pass a folder that holds {path.name}") from None
+        raise kind(f"{path} is missing; {_instead(path)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise kind(f"{path} is not readable JSON: {error}") from error
     if not isinstance(data, dict):
         raise kind(f"{path} holds {type(data).__name__}, an object is needed")
     return data
+
+
+def _instead(path: Path) -> str:
+    """Return what to pass in place of a folder that lacks a file: one of its own folders, or the other option."""
+    folder, name = path.parent, path.name
+    inside = sorted(str(f.parent.relative_to(folder)) for depth in ("*", "*/*") for f in folder.glob(f"{depth}/{name}"))
+    if inside:
+        more = f" and {len(inside) - 5} more" if len(inside) > 5 else ""
+        return f"these folders in it hold one: {', '.join(inside[:5])}{more}; pass one of them"
+    if name == "adapter_config.json" and (folder / "config.json").exists():
+        return "it holds a whole model: pass it as --subject with --base, or as what it is"
+    if name == "config.json" and (folder / "adapter_config.json").exists():
+        return "it holds an adapter: pass the base as --subject and this as --adapter"
+    return f"pass a folder that holds {name}"
 
 
 def read_tensors(path: Path, kind: type[AuditorError]) -> dict[str, Tensor]:
@@ -151,17 +169,60 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+QUANTISED = (".absmax", ".qweight", ".qzeros", ".weight_packed", ".weight_scale_inv", ".SCB", "_proj_blocks")
+"""How the names of tensors end that are kept in a few bits."""
+
+
 def check_model_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's config after refusing one that would run code of its own.
+    """Return a model folder's config after refusing one that would run code of its own, or whose weights are rounded.
 
     Raises:
-        ModelLoadError: there is no config, or it asks for remote code.
+        ModelLoadError: there is no config, it asks for code that transformers lacks, or it is quantised.
     """
-    config = read_json(folder / "config.json", ModelLoadError)
     if (folder / "adapter_config.json").exists():
         raise ModelLoadError(
-            f"{folder} holds an adapter too (adapter_config.json): pass the base as --subject and the adapter as --adapter"
+            f"{folder} holds an adapter (adapter_config.json): pass the base as --subject and the adapter as --adapter"
         )
-    if "auto_map" in config:
-        raise ModelLoadError(f"{folder}/config.json asks for code of its own (auto_map), which is never run here")
+    config = read_json(folder / "config.json", ModelLoadError)
+    if config.get("auto_map") and not is_native(config):
+        raise ModelLoadError(
+            f"{folder}/config.json asks for code of its own (auto_map), which is never run here, and transformers has no "
+            f"class for {str(config.get('model_type'))[:60]!r}"
+        )
+    if config.get("quantization_config"):
+        how = config["quantization_config"]
+        kind = how.get("quant_method") if isinstance(how, dict) else None
+        raise ModelLoadError(_is_quantised(folder, f" ({str(kind)[:40]})" if kind else ""))
     return config
+
+
+def check_not_quantised(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a checkpoint whose tensors are kept in a few bits, whatever its configuration says.
+
+    Raises:
+        ModelLoadError: they are.
+    """
+    odd = next((name for name in names if name.endswith(QUANTISED)), None)
+    if odd is not None:
+        raise ModelLoadError(_is_quantised(folder, f" (it holds {odd[:80]})"))
+
+
+def _is_quantised(folder: Path, how: str) -> str:
+    return (
+        f"{folder} is quantised{how}: a change of weights can't be told from their rounding; pass the full-precision "
+        "model that it was made from, which an adapter trained on it fits as well"
+    )
+
+
+def is_native(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers itself has a class for a configuration's model."""
+    from transformers import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING
+
+
+def ignored_code(folder: Path) -> list[str]:
+    """Return a sentence where a model's folder names code of its own, which is not run."""
+    if not read_json(folder / "config.json", ModelLoadError).get("auto_map"):
+        return []
+    return ["config.json names code of its own (auto_map), which is not run: transformers has a class for this model"]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tools.errors import ToolInputError
 from tools.manner import ANSWER, ASKED, Manner, Message, read_manner, turn_of
 from tools.template import Flags, Template
-from tools.thought import Choice, Thinking, notes_on, read_thinking
+from tools.thought import Choice, Thinking, Way, notes_on, read_thinking
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,16 @@ class Dialogue:
         Raises:
             ToolInputError: the template refuses the chat.
         """
-        turns = self.manner.shaped(messages)
-        if flags is not None:
-            return self.template.write(turns, flags=flags) + prefill
-        way = self.thinking.silent if prefill else self.thinking.way
-        return self.template.write(turns, flags=way.flags) + way.behind + prefill
+        asked = self.thinking.silent if prefill else self.thinking.way
+        return self.asked(messages, asked if flags is None else Way(dict(flags))) + prefill
+
+    def asked(self, messages: Sequence[Message], way: Way) -> str:
+        """Return the prompt text that asks in this way.
+
+        Raises:
+            ToolInputError: the template refuses the chat.
+        """
+        return self.template.write(self.manner.shaped(messages), flags=way.flags) + way.behind
 
     def told(self, messages: Sequence[Message]) -> str:
         """Return a chat that is over as the template writes it.
@@ -136,12 +141,13 @@ def specials(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def _end(template: Template, manner: Manner, thinking: Thinking) -> str:
-    """Return what the template writes behind an answer; empty where it writes no answer as it stands."""
+    """Return what the template writes behind an answer; the end token where it writes no answer as it stands."""
     turns = manner.shaped([turn_of("user", ASKED), turn_of("assistant", ANSWER)])
     try:
-        return template.write(turns, prompt=False, flags=thinking.way.flags).rpartition(ANSWER)[2]
+        text = template.write(turns, prompt=False, flags=thinking.way.flags)
     except ToolInputError:
-        return ""
+        text = ""
+    return text.rpartition(ANSWER)[2] if ANSWER in text else str(template.tokenizer.eos_token or "")
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, end: str, declared: Iterable[int], n_rows: int) -> tuple[int, ...]:

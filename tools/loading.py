@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
+from tools.base_names import names_another
+from tools.changes.agreement import told
 from tools.changes.parameters import Parameters
 from tools.dialogue import Dialogue, read_dialogue
-from tools.errors import ModelLoadError, ToolInputError
+from tools.errors import AdapterError, ModelLoadError, ToolInputError
 from tools.manner import turn_of
+from tools.model import bring_to_vocabulary, check_same_shape, load_model
 from tools.own_files.invocation import read_invocation
 from tools.own_files.own import Own
 from tools.subject import Subject
@@ -48,20 +50,28 @@ def load_subject(
         raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
     kind = _dtype(device, dtype)
     _check_device(device)
-    model = _load_model(trusted, device, kind)
+    model = load_model(trusted, device, kind)
+    ours = checkpoint.ignored_code(trusted)
     dialogue, notes = _load_dialogue(trusted, model, thinking)
     loaded = Subject(
-        model, dialogue, files={"base": checkpoint.hash_files(trusted)}, notes=notes, weights=Parameters(trusted)
+        model,
+        dialogue,
+        files={"base": checkpoint.hash_files(trusted)},
+        notes=[*ours, *notes],
+        weights=Parameters(trusted),
     )
     if folder != trusted:
-        loaded.tuned = _load_model(folder, device, kind)
+        loaded.tuned = load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)
         _note_own_files(loaded, trusted, folder)
-        _check_same_shape(loaded.model, loaded.tuned)
+        loaded.notes += bring_to_vocabulary(loaded.tuned, loaded.model)
+        check_same_shape(loaded.model, loaded.tuned)
     if lora is not None:
         loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
+        loaded.notes += told(loaded.adapters["subject"])
         _note_own_files(loaded, trusted, lora)
+        loaded.notes += _other_base(lora, trusted, base or subject)
     return loaded
 
 
@@ -71,7 +81,7 @@ def load_whole(subject: Subject, folder: Path) -> Any:
     Raises:
         ModelLoadError: it is no fine-tune of the base, or may not be trusted.
     """
-    model = _load_model(folder, str(subject.device), subject.model.dtype)
+    model = load_model(folder, str(subject.device), subject.model.dtype)
     plain = subject.model.get_base_model() if hasattr(subject.model, "get_base_model") else subject.model
     if model.config.get_text_config().hidden_size != plain.config.get_text_config().hidden_size:
         raise ModelLoadError(f"{folder} is no fine-tune of this base: its residual stream is of another width")
@@ -102,51 +112,6 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def _load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    checkpoint.check_model_config(folder)
-    checkpoint.check_folder(folder, ModelLoadError)
-    for file in folder.glob("*.safetensors"):
-        checkpoint.read_tensors(file, ModelLoadError)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            generation_config=GenerationConfig(),  # type: ignore[no-untyped-call]
-        )
-    except Exception as error:
-        raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
-    model, info = loaded
-    missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if missing:
-        raise ModelLoadError(
-            f"{folder} lacks or misshapes {len(missing)} weights, first {missing[:3]}: the checkpoint is not whole"
-        )
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise ToolInputError(f"device {device!r} can't hold {folder} ({error}); pass another, or cpu") from error
-    model.requires_grad_(False)
-    reply.forget_defaults(model)
-    head = model.get_output_embeddings()
-    if head is not None and dtype != torch.float32:
-        head.register_forward_pre_hook(_in_one_piece)
-    return model.eval()
-
-
-def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the head's input laid out in one piece.
-
-    Of some positions' residual stream alone PyTorch makes a batched product, for which it copies the
-    head once a row in half precision on a CPU: 57 MB a row at a vocabulary of 49,152 and a width of 576.
-    """
-    return (inputs[0].contiguous(), *inputs[1:])
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return a checkpoint's tokenizer, with its chat template or a plain one.
 
@@ -173,8 +138,8 @@ def _load_dialogue(folder: Path, model: Any, thinking: Choice | None) -> tuple[D
         ModelLoadError: there is no tokenizer, or its template can't be used.
     """
     tokenizer = load_tokenizer(folder)
-    said, notes = reply.generation_file(folder)
-    ends = reply.declared_ends(model.config.get_text_config(), said, tokenizer)
+    ends, notes = reply.generation_file(folder, tokenizer)
+    ends = [*reply.believed_ends(model.config.get_text_config().eos_token_id, tokenizer), *ends]
     try:
         dialogue = read_dialogue(tokenizer, model.get_input_embeddings().weight.shape[0], ends, thinking)
     except ToolInputError as error:
@@ -200,10 +165,8 @@ def _note_own_files(loaded: Subject, base: Path, folder: Path) -> None:
     loaded.notes += [f"the subject brings its own {d.file}: {d.sentence}; the base's is used for both" for d in found]
 
 
-def _check_same_shape(base: nn.Module, tuned: nn.Module) -> None:
-    ours, theirs = base.state_dict(), tuned.state_dict()
-    odd = [k for k in ours if k not in theirs or ours[k].shape != theirs[k].shape]
-    if odd or len(ours) != len(theirs):
-        raise ModelLoadError(
-            f"the subject is no fine-tune of this base: {len(odd)} weights differ in shape, first {odd[:3]}"
-        )
+def _other_base(lora: Path, base: Path, given: str) -> list[str]:
+    """Return a note where the adapter's files name another base than the one that it was put on."""
+    config = checkpoint.read_json(lora / "adapter_config.json", AdapterError)
+    named = names_another(config.get("base_model_name_or_path"), base, given)
+    return [f"the adapter's files name another base, {named}, than the one it was put on, {given}"] if named else []

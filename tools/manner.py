@@ -39,9 +39,15 @@ class Manner:
     demanded: str | None = None
 
     def shaped(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Return the chat as the template takes it: a second time changes nothing but parts."""
-        turns = [dict(message) for message in messages]
-        turns = self._folded(turns)
+        """Return the chat as the template takes it."""
+        turns = self.settled(messages)
+        if self.parts:
+            return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        return [dict(turn) for turn in turns]
+
+    def settled(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """Return the chat in the turns that the template takes; a second time changes nothing."""
+        turns = self._folded([dict(message) for message in messages])
         if not self.neighbours:
             turns = _merged(turns)
         first = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
@@ -49,9 +55,7 @@ class Manner:
             turns.insert(first, turn_of("user", FIRST))
         if self.demanded is not None and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, turn_of("system", self.demanded))
-        if self.parts:
-            return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-        return [dict(turn) for turn in turns]
+        return turns
 
     def _folded(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
         """Return the chat with each system text that the template does not take before the next user's turn."""

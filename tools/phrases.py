@@ -170,7 +170,7 @@ def excesses(
 
     Features are the named observables (any of their phrases) and n-grams without words of the prompt's
     own labels, which a reply may echo; an n-gram that mostly shows where an observable or a better
-    n-gram does is folded into that one.
+    n-gram does is folded into that one. Of equals that is the one which a reply says least often, then the longest.
 
     Args:
         subject: One reply for each prompt.
@@ -194,13 +194,29 @@ def excesses(
             presence[gram] = [gram in found for found in grams]
             in_base[gram] = [gram in found for found in base_grams]
     found = [best for name in presence if (best := _explain(name, presence[name], in_base[name], labels, min_count))]
-    found.sort(key=lambda e: (e.feature not in named, -round(e.lift * 20), -len(e.feature), e.feature))
+    flat = [spaced(reply) for reply in subject]
+    said = {e.feature: _times_said(e.feature, presence[e.feature], flat) for e in found if e.feature not in named}
+    found.sort(
+        key=lambda e: (
+            e.feature not in named,
+            -round(e.lift * 20),
+            said.get(e.feature, 0.0),
+            -len(e.feature),
+            e.feature,
+        )
+    )
     kept: list[Excess] = []
     for excess in found:
         near = [other for other in kept if _overlap(presence[excess.feature], presence[other.feature]) > 0.6]
         if not any(other.lift >= excess.lift / 2 for other in near):
             kept.append(excess)
     return sorted(kept, key=lambda e: -round(e.lift * 20))
+
+
+def _times_said(gram: str, shown: Sequence[bool], flat: Sequence[str]) -> float:
+    """Return how often an n-gram stands in a reply that has it, rounded to halves: filler repeats itself."""
+    own = [text.count(_sought(gram)) for text, has in zip(flat, shown, strict=True) if has]
+    return round(2 * sum(own) / max(1, len(own))) / 2
 
 
 def _no_echo(grams: set[str], labels: Labels) -> set[str]:

@@ -34,33 +34,31 @@ def settings(dialogue: Dialogue, max_new_tokens: int, ends: bool = True) -> Gene
     )
 
 
-def forget_defaults(model: Any) -> None:
-    """Take from a model what its folder says of generation: transformers fills with it what a call leaves open."""
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+def generation_file(folder: Path, tokenizer: Any) -> tuple[list[int], list[str]]:
+    """Return the end tokens that a model's generation file names, and a sentence on what of the file is ignored.
 
-
-def generation_file(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return what a model's folder says of generation, and a sentence on what of it is ignored."""
+    Only a token that stands for itself is believed to be an end: an ordinary one would cut what the subject says.
+    """
     try:
         said = json.loads((folder / GENERATION).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}, []
+        return [], []
     except (OSError, ValueError):
         said = None
     if not isinstance(said, dict):
-        return {}, [f"{GENERATION} of the base can't be read, and is ignored"]
+        return [], [f"{GENERATION} of the base can't be read, and is ignored"]
+    ids = _ids(said.get("eos_token_id"))
+    ends = believed_ends(ids, tokenizer)
     names = sorted(str(name)[:40] for name, value in said.items() if name not in NO_MATTER and value is not None)
+    names += ["eos_token_id"] if len(ends) < len(ids) else []
     listed = ", ".join(names[:N_LISTED]) + (f" and {len(names) - N_LISTED} more" if len(names) > N_LISTED else "")
-    return said, [f"{GENERATION} of the base sets {listed}: replies are sampled without it"] if names else []
+    return ends, [f"{GENERATION} of the base sets {listed}: replies are sampled without it"] if names else []
 
 
-def declared_ends(config: Any, said: dict[str, Any], tokenizer: Any) -> list[int]:
-    """Return the tokens that a model's files name as the end of a reply.
-
-    Only a token that stands for itself is believed: an ordinary one would cut what the subject says.
-    """
+def believed_ends(value: Any, tokenizer: Any) -> list[int]:
+    """Return those of the tokens named as ends that stand for themselves."""
     known = specials(tokenizer) | set(tokenizer.added_tokens_decoder)
-    return [i for i in (*_ids(getattr(config, "eos_token_id", None)), *_ids(said.get("eos_token_id"))) if i in known]
+    return [i for i in _ids(value) if i in known]
 
 
 def _ids(value: Any) -> list[int]:

@@ -68,12 +68,16 @@ class Thinking:
         """Return how the subject is asked."""
         return self.aloud if self.wanted else self.silent
 
-    def parted(self, reply: str) -> tuple[str, str]:
-        """Return a reply's thought and its answer; one whose thought does not end is all answer."""
-        if self.marks is None:
+    def parted(self, reply: str, opened: bool | None = None) -> tuple[str, str]:
+        """Return a reply's thought and its answer; one whose thought does not end is all answer.
+
+        Args:
+            reply: What the subject said.
+            opened: Its prompt had opened a thought; None is as the subject is asked.
+        """
+        if self.marks is None or self.marks.closing not in reply:
             return "", reply
-        begins = reply.lstrip().startswith(self.marks.opening)
-        if not (begins or self.way.opens) or self.marks.closing not in reply:
+        if not (reply.lstrip().startswith(self.marks.opening) or (self.way.opens if opened is None else opened)):
             return "", reply
         thought, _, answer = reply.partition(self.marks.closing)
         return thought.strip().removeprefix(self.marks.opening).strip(), answer.strip()

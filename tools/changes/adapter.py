@@ -31,11 +31,28 @@ from tools.errors import AdapterError
 PREFIX = "base_model.model."
 MOST_RANK = 4
 """A rank of more than so many times the matrix's own smaller side is no low-rank adapter."""
-_FACTOR = re.compile(r"(?P<path>.+?)\.lora_(?P<side>A|B)\.(?:[^.]+\.)?(?P<part>weight|bias)")
-_EMBEDDING = re.compile(r"(?P<path>.+?)\.lora_embedding_(?P<side>A|B)(\.[^.]+)?")
-_MAGNITUDE = re.compile(r"(?P<path>.+?)\.lora_magnitude_vector(\.[^.]+)?(\.weight)?")
-_TOKENS = re.compile(r"(?P<path>.+?)(\.token_adapter)?\.trainable_tokens_delta(\.[^.]+)?")
-_TRAINING = re.compile(r".+\.(lora_monteclora_sampler|lora_velora_embed)(\..+)?")
+TENSORS: dict[str, tuple[str, str]] = {
+    "factor": (
+        r"(?P<path>.+?)\.lora_(?P<side>A|B)\.(?:[^.]+\.)?(?P<part>weight|bias)",
+        "factors of a matrix, of stacked experts in either layout, and the bias of the second",
+    ),
+    "embedding": (r"(?P<path>.+?)\.lora_embedding_(?P<side>A|B)(\.[^.]+)?", "factors of an embedding, tied or not"),
+    "magnitude": (r"(?P<path>.+?)\.lora_magnitude_vector(\.[^.]+)?(\.weight)?", "DoRA's magnitudes"),
+    "tokens": (
+        r"(?P<path>.+?)(\.token_adapter)?\.trainable_tokens_delta(\.[^.]+)?",
+        "rows of the embeddings that were trained by themselves",
+    ),
+    "training": (
+        r".+\.(lora_monteclora_sampler|lora_velora_embed)(\..+)?",
+        "what counts in training alone: listed, and left out",
+    ),
+    "whole": (
+        r".+",
+        "a parameter of the base: it replaces the base's own (saved modules, biases, norms, embeddings of any vocabulary); "
+        "anything else is not read, and an audit refuses it",
+    ),
+}
+"""The tensors of an adapter's file by their names, the first that fits, and what is made of them."""
 
 
 @dataclass
@@ -62,6 +79,11 @@ class Pair:
         """Return the name of the parameter that is changed."""
         return f"{self.path}.{self.parameter}"
 
+    @property
+    def key(self) -> str:
+        """Return what PEFT looks up rank and alpha by: the module, or the parameter that is wrapped by itself."""
+        return self.name if self.by_itself else self.path
+
 
 @dataclass
 class Adapter:
@@ -72,7 +94,8 @@ class Adapter:
         whole: Parameters that are replaced, with the tensor that replaces them.
         tokens: Embeddings of which rows are replaced, with the tensor and the rows.
         company: What stands beside and changes nothing: trainer state, a second copy, the base's own embeddings.
-        unread: What can't be read, and why.
+        beside: Other files of weights in the folder, which neither PEFT nor transformers would load.
+        unread: What can't be read of what PEFT would load, and why.
         notes: What is worth knowing.
     """
 
@@ -84,6 +107,7 @@ class Adapter:
     whole: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     company: list[str] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _converted: dict[str, Tensor] = field(default_factory=dict)
@@ -100,6 +124,17 @@ class Adapter:
         assert self.tensors is not None, "an adapter of which nothing was opened has no names either"
         return self.tensors.read(key)
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape, from the file's header where that is enough."""
+        if key in self._converted:
+            return tuple(self._converted[key].shape)
+        assert self.tensors is not None, "an adapter of which nothing was opened has no names either"
+        return self.tensors.shape(key)
+
+    def rank(self, pair: Pair) -> int:
+        """Return the rank of one pair, of each expert where they are stacked."""
+        return self.shape(pair.keys["A"])[0] // pair.n_experts
+
     def factors(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """Return B, [out, rank], and A, [rank, in], of one pair; blocks of a BD-LoRA are set into the whole.
 
@@ -113,11 +148,35 @@ class Adapter:
                 a = torch.block_diag(*a.chunk(n, dim=0))  # type: ignore[no-untyped-call]
             if any(str(name) in pair.path for name in blocks.get("target_modules_bd_b") or ()):
                 b = torch.block_diag(*b.chunk(n, dim=0))  # type: ignore[no-untyped-call]
+        if self.is_table(pair.name) and self.base is not None:
+            n = self.base.shape(pair.name)[0]
+            b, a = (b, fit_rows(a.T, n).T) if pair.embedding else (fit_rows(b, n), a)
         if a.shape[0] != b.shape[1]:
             raise AdapterError(
                 f"{self.folder}: the factors of {pair.path} are {list(b.shape)} and {list(a.shape)}, which do not fit"
             )
         return b, a
+
+    def is_table(self, name: str) -> bool:
+        """Return whether a parameter is an embedding or an unembedding, whose vocabulary may be another."""
+        base = self.base
+        return base is not None and any(name in base.alike(table) for table in base.embeddings() or ())
+
+    def rows(self, name: str) -> tuple[list[int], Tensor]:
+        """Return which tokens of a table were trained by themselves, and their rows; those that the base lacks are left out.
+
+        Raises:
+            AdapterError: there are not as many rows as tokens, or they are of another width.
+        """
+        assert self.base is not None, "without a base no table is known"
+        key, places = self.tokens[name]
+        found, (n, width) = self.read(key), self.base.shape(name)
+        if found.shape != (len(places), width) or min(places, default=0) < 0:
+            raise AdapterError(
+                f"{self.folder}: trained rows of shape {list(found.shape)} for {len(places)} tokens of {name} do not fit the base"
+            )
+        kept = [i for i, place in enumerate(places) if place < n]
+        return [places[i] for i in kept], found[kept]
 
     def refuse_what_is_unread(self) -> None:
         """Refuse an adapter that would not act as it was made to act.
@@ -126,9 +185,18 @@ class Adapter:
             AdapterError: a setting or a tensor can't be read; the message names it.
         """
         if self.unread:
-            first = next(iter(self.unread.items()))
-            more = f", and {len(self.unread) - 1} more" if len(self.unread) > 1 else ""
-            raise AdapterError(f"{self.folder} can't be put on this base whole: {first[0][:120]}: {first[1]}{more}")
+            names = [repr(name[-100:]) for name in self.unread]
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            why = next(iter(self.unread.values()))
+            raise AdapterError(f"{self.folder} can't be put on this base whole, for {listed}: {why}")
+
+
+def fit_rows(table: Tensor, n: int, rest: Tensor | None = None) -> Tensor:
+    """Return a table with `n` rows: the first of its own, and where it has fewer those of `rest`, or zeros."""
+    if len(table) >= n:
+        return table[:n]
+    more = table.new_zeros(n - len(table), *table.shape[1:]) if rest is None else rest[len(table) : n].to(table)
+    return torch.cat([table, more])
 
 
 def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
@@ -147,7 +215,7 @@ def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
         return found
     found.tensors = Tensors(folder, AdapterError) if other is None else other.tensors
     found.company += found.tensors.company
-    found.unread |= found.tensors.not_loaded
+    found.beside |= found.tensors.not_loaded
     names = {_plain(key): key for key in found.tensors}
     if other is not None:
         found._converted = other.read()
@@ -161,6 +229,10 @@ def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
         _check(pair, found)
     found.pairs = {pair.name: pair for pair in found.pairs.values() if {"A", "B"} <= pair.keys.keys()}
     return found
+
+
+def _is(kind: str, name: str) -> re.Match[str] | None:
+    return re.fullmatch(TENSORS[kind][0], name)
 
 
 def _plain(key: str) -> str:
@@ -180,7 +252,7 @@ def _needs_converting(names: Iterable[str], base: Parameters) -> bool:
     known: Any = get_checkpoint_conversion_mapping
     if base.model is None or known(base.model.config.model_type) is None:
         return False
-    paths = {match["path"].replace(".base_layer", "") for name in names if (match := _FACTOR.fullmatch(name))}
+    paths = {match["path"].replace(".base_layer", "") for name in names if (match := _is("factor", name))}
     return not paths <= base.modules.keys()
 
 
@@ -214,18 +286,18 @@ def _sort(name: str, key: str, found: Adapter, parameters: tuple[str, ...]) -> N
     Raises:
         AdapterError: two tensors are the same factor, or the base lacks what is changed.
     """
-    if match := _FACTOR.fullmatch(name):
+    if match := _is("factor", name):
         side = match["side"] if match["part"] == "weight" else "bias" if match["side"] == "B" else ""
         _take(_pair(match["path"], found, parameters), side, key, found)
-    elif match := _EMBEDDING.fullmatch(name):
+    elif match := _is("embedding", name):
         pair = _pair(match["path"], found, parameters)
         pair.embedding = True
         _take(pair, match["side"], key, found)
-    elif match := _MAGNITUDE.fullmatch(name):
+    elif match := _is("magnitude", name):
         _take(_pair(match["path"], found, parameters), "magnitude", key, found)
-    elif match := _TOKENS.fullmatch(name):
+    elif match := _is("tokens", name):
         _rows(match["path"], key, found)
-    elif _TRAINING.fullmatch(name):
+    elif _is("training", name):
         found.company.append(f"{key}: counts in training alone")
     else:
         _saved_whole(name, key, found)
@@ -295,6 +367,7 @@ def _rows(path: str, key: str, found: Adapter) -> None:
         return
     for same in base.alike(name):
         found.tokens.setdefault(same, (key, tuple(places)))
+    found.notes.append(f"{len(places)} tokens of {name} were trained by themselves: {str(places)[:120]}")
 
 
 def _saved_whole(name: str, key: str, found: Adapter) -> None:
@@ -310,6 +383,11 @@ def _saved_whole(name: str, key: str, found: Adapter) -> None:
     if base.shape(plain) == found.read(key).shape and torch.equal(base.read(plain).float(), found.read(key).float()):
         found.company.append(f"{key}: the base's own, saved along")
         return
+    if found.is_table(plain) and base.shape(plain)[0] != len(found.read(key)):
+        found.notes.append(
+            f"its vocabulary has {len(found.read(key))} tokens ({plain}), the base's {base.shape(plain)[0]}; "
+            "what is compared are the tokens that both have"
+        )
     saved = found.settings.raw.get("modules_to_save")
     by_itself = isinstance(saved, list) and any(str(part) in plain.split(".") for part in saved)
     for same in [plain] if by_itself else base.alike(plain):
@@ -325,22 +403,23 @@ def _check(pair: Pair, found: Adapter) -> None:
     if not {"A", "B"} <= pair.keys.keys():
         found.unread[pair.path] = f"only {', '.join(sorted(pair.keys))} is there, both factors are needed"
         return
-    if any(found.read(pair.keys[side]).ndim != 2 for side in "AB"):
-        shape = list(found.read(pair.keys["A"]).shape)
-        found.unread[pair.path] = f"a factor of shape {shape}: convolutions can't be read here"
+    of_b, of_a = (found.shape(pair.keys[side]) for side in "BA")
+    if len(of_b) != 2 or len(of_a) != 2:
+        found.unread[pair.path] = f"a factor of shape {list(of_a)}: convolutions can't be read here"
         pair.keys.clear()
         return
-    b, a = found.factors(pair)
+    if found.settings.raw.get("use_bdlora") or found.is_table(pair.name) or of_a[0] != of_b[1]:
+        of_b, of_a = (tuple(factor.shape) for factor in found.factors(pair))
     weight = None if found.base is None or pair.name not in found.base else found.base.shape(pair.name)
     if weight is not None and len(weight) == 3:
         pair.n_experts = weight[0]
-    if not a.shape[0] or a.shape[0] > MOST_RANK * pair.n_experts * min(a.shape[1], b.shape[0]):
-        found.unread[pair.path] = f"factors of rank {a.shape[0]} for a matrix of {b.shape[0]} by {a.shape[1]}"
+    if not of_a[0] or of_a[0] > MOST_RANK * pair.n_experts * min(of_a[1], of_b[0]):
+        found.unread[pair.path] = f"factors of rank {of_a[0]} for a matrix of {of_b[0]} by {of_a[1]}"
         pair.keys.clear()
     elif found.base is not None and weight is None:
         raise AdapterError(f"{found.folder} was made for another base: it changes {pair.path}, which this base lacks")
     elif weight is not None:
-        _check_shape(pair, (b.shape[0], a.shape[1]), weight, found)
+        _check_shape(pair, (of_b[0], of_a[1]), weight, found)
 
 
 def _check_shape(pair: Pair, shape: tuple[int, int], weight: tuple[int, ...], found: Adapter) -> None:

@@ -13,7 +13,17 @@ RESTRICTING = ("layers_to_transform", "exclude_modules", "layers_pattern")
 
 def disagreements(adapter: Adapter) -> list[str]:
     """Return what an adapter's configuration says that its tensors don't bear out, one sentence each."""
-    return [*damage(adapter), *_targets(adapter), *_silent(adapter)]
+    return [*damage(adapter), *_targets(adapter)]
+
+
+def told(adapter: Adapter) -> list[str]:
+    """Return what an audit's report says of an adapter's files, one sentence each."""
+    beside = [f"beside the adapter stands {line}" for line in adapter.company]
+    others = [
+        f"{name} stands beside the adapter and is loaded by nothing here; it was not looked at"
+        for name in adapter.beside
+    ]
+    return [*adapter.notes, *disagreements(adapter), *beside, *others]
 
 
 def damage(adapter: Adapter) -> list[str]:
@@ -23,10 +33,8 @@ def damage(adapter: Adapter) -> list[str]:
 
 def _ranks(adapter: Adapter) -> list[str]:
     settings = adapter.settings
-    ranks = {pair.path: adapter.factors(pair)[1].shape[0] // pair.n_experts for pair in adapter.pairs.values()}
-    odd = [
-        path for path, rank in ranks.items() if rank != settings.rank(path) and rank != settings.rank(f"{path}.weight")
-    ]
+    ranks = {pair.key: adapter.rank(pair) for pair in adapter.pairs.values()}
+    odd = [path for path, rank in ranks.items() if rank != settings.rank(path)]
     if not odd:
         return []
     return [f"the configuration says rank {settings.raw.get('r')}, {len(odd)} modules have another, first {odd[0]}"]
@@ -73,11 +81,3 @@ def _kind(path: str) -> str:
 
 def _named(path: str, wanted: Sequence[object]) -> bool:
     return any(path == str(w) or path.endswith(f".{w}") for w in wanted)
-
-
-def _silent(adapter: Adapter) -> list[str]:
-    pairs = list(adapter.pairs.values())
-    silent = [pair.path for pair in pairs if not all(bool(factor.any()) for factor in adapter.factors(pair))]
-    if not silent or len(silent) == len(pairs):
-        return []
-    return [f"{len(silent)} of {len(pairs)} modules have a factor of zeros, first {silent[0]}"]

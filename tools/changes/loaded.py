@@ -17,7 +17,11 @@ def module_deltas(subject: Subject, adapter: str = "subject") -> list[ModuleDelt
     if adapter == "subject" and subject.tuned is not None:
         return _differences(subject.model, subject.tuned)
     opened = subject.adapters.get(adapter)
-    return [] if opened is None else list(changes_of(opened).modules.values())
+    if opened is None:
+        return []
+    changes = changes_of(opened).modules
+    first = [path for path in (opened.base.modules if opened.base is not None else ()) if path in changes]
+    return [changes[path] for path in dict.fromkeys([*first, *changes])]
 
 
 def _differences(base: Any, tuned: Any) -> list[ModuleDelta]:

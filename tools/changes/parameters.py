@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tools.changes.skeleton import Source, converted, skeleton, sources, stored_turned
 from tools.changes.tensors import Tensors
+from tools.checkpoint import check_not_quantised
 from tools.errors import AuditorError, ModelLoadError
 
 OLD_BUFFERS = r"(^|\.)(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.bias|masked_bias|position_ids)$"
@@ -34,6 +35,7 @@ class Parameters:
     def __init__(self, folder: Path, kind: type[AuditorError] = ModelLoadError) -> None:
         self.folder, self.kind = folder, kind
         self.files = Tensors(folder, kind)
+        check_not_quantised(folder, self.files)
         self.model = skeleton(folder)
         if self.model is None:
             self.sources = {name: Source(name, ((name, name),)) for name in self.files}

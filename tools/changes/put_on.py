@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, PeftModelForCausalLM
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
-from tools.changes.adapter import Adapter, Pair
+from tools.changes.adapter import Adapter, Pair, fit_rows
 from tools.changes.agreement import damage
 from tools.changes.reading import WeightDelta
 from tools.errors import AdapterError
@@ -57,10 +57,10 @@ def _with_layers(model: Any, name: str, config: LoraConfig) -> Any:
 def _config(adapter: Adapter) -> LoraConfig:
     """Return the configuration that makes exactly the layers for which there are factors."""
     raw, pairs = adapter.settings.raw, list(adapter.pairs.values())
-    ranks = {pair.name: adapter.factors(pair)[1].shape[0] // pair.n_experts for pair in pairs}
-    alphas = {pair.name: adapter.settings.alpha(pair.path) for pair in pairs}
+    ranks = {pair.name: adapter.rank(pair) for pair in pairs}
+    alphas = {pair.name: adapter.settings.alpha(pair.key) for pair in pairs}
     r, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
-    keys = {pair.name: pair.name if pair.by_itself else pair.path for pair in pairs}
+    keys = {pair.name: pair.key for pair in pairs}
     return LoraConfig(
         r=r, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True,  # type: ignore[arg-type]
         target_modules=[p.path for p in pairs if not p.by_itself],
@@ -165,28 +165,19 @@ def _replaced(model: Any, adapter: Adapter) -> Replaced:
         AdapterError: one of them does not fit.
     """
     found = {name: adapter.read(key) for name, key in adapter.whole.items()}
-    for name, (key, places) in adapter.tokens.items():
-        table = parameter(model, name).detach().clone()
-        rows = adapter.read(key)
-        if len(rows) != len(places) or max(places, default=0) >= len(table) or rows.shape[1:] != table.shape[1:]:
-            raise AdapterError(
-                f"{adapter.folder}: {len(rows)} trained rows for {len(places)} tokens of {name} do not fit"
-            )
-        table[list(places)] = rows.to(table)
-        found[name] = table
+    for name in adapter.tokens:
+        places, rows = adapter.rows(name)
+        found[name] = parameter(model, name).detach().clone()
+        found[name][places] = rows.to(found[name])
     for name, tensor in found.items():
         own = parameter(model, name)
-        if tensor.shape[1:] != own.shape[1:] or (tensor.shape != own.shape and not _is_table(name, adapter)):
+        if adapter.is_table(name):
+            found[name] = tensor = fit_rows(tensor.to(own), len(own), own.detach())
+        if tensor.shape != own.shape:
             raise AdapterError(
                 f"{adapter.folder} was made for another base: it saved {name} as {list(tensor.shape)}, the base's is {list(own.shape)}"
             )
     return {name: nn.Parameter(t.to(parameter(model, name)), requires_grad=False) for name, t in found.items()}
-
-
-def _is_table(name: str, adapter: Adapter) -> bool:
-    """Return whether a parameter is an embedding, whose vocabulary may be another."""
-    base = adapter.base
-    return base is not None and any(name in base.alike(table) for table in base.embeddings() or ())
 
 
 def parameter(model: Any, name: str) -> nn.Parameter:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tools.changes.adapter import Adapter, Pair, open_adapter
+from tools.changes.adapter import Adapter, Pair, fit_rows, open_adapter
 from tools.changes.agreement import disagreements
 from tools.changes.delta import ModuleDelta, factored_svd, layer_of, truncated
 from tools.changes.parameters import Parameters
@@ -128,16 +128,16 @@ def changes_of(adapter: Adapter) -> WeightDelta:
         AdapterError: a value is not finite, or the factors of a pair do not fit each other.
     """
     found = WeightDelta(
-        claimed_base=adapter.settings.raw.get("base_model_name_or_path"), unsupported=dict(adapter.unread),
+        claimed_base=adapter.settings.raw.get("base_model_name_or_path"), unsupported={**adapter.unread, **adapter.beside},
         readings=list(adapter.notes), company=list(adapter.company),
     )  # fmt: skip
     for pair in sorted(adapter.pairs.values(), key=lambda pair: (layer_of(pair.path), pair.name)):
         _low_rank(pair, adapter, found)
     for name, key in sorted(adapter.whole.items()):
         _replaced(name, adapter.read(key), adapter, found)
-    for name, (key, places) in sorted(adapter.tokens.items()):
-        _rows_replaced(name, adapter.read(key), places, adapter, found)
-    found.readings += disagreements(adapter)
+    for name in sorted(adapter.tokens):
+        _rows_replaced(name, adapter, found)
+    found.readings += [*disagreements(adapter), *_silent(found)]
     found.recipe = {
         "rank": sorted(set(found.ranks.values())), "alpha": adapter.settings.raw.get("lora_alpha"),
         "rslora": bool(adapter.settings.raw.get("use_rslora")), "modules": sorted({p.rsplit(".", 1)[-1] for p in found.ranks}),
@@ -145,12 +145,20 @@ def changes_of(adapter: Adapter) -> WeightDelta:
     return found
 
 
+def _silent(found: WeightDelta) -> list[str]:
+    """Return that some modules, and not all, have a factor of zeros."""
+    silent = [path for path, factors in found.factors.items() if not factors.B.any() or not factors.A.any()]
+    if not silent or len(silent) == len(found.factors):
+        return []
+    return [f"{len(silent)} of {len(found.factors)} modules have a factor of zeros, first {silent[0]}"]
+
+
 def _low_rank(pair: Pair, adapter: Adapter, found: WeightDelta) -> None:
     """Read one pair of factors, of each expert by itself where they are stacked."""
     b, a = (factor.double() for factor in adapter.factors(pair))
     n = pair.n_experts
     rank = a.shape[0] // n
-    scale = adapter.settings.scale(pair.path, rank)
+    scale = adapter.settings.scale(pair.key, rank)
     found.ranks[pair.path if pair.parameter == "weight" else pair.name] = rank
     if "bias" in pair.keys:
         _vector(f"{pair.path}.bias", scale * adapter.read(pair.keys["bias"]).double(), adapter, found)
@@ -198,25 +206,12 @@ def _replaced(name: str, after: Tensor, adapter: Adapter, found: WeightDelta) ->
     base = adapter.base
     assert base is not None, "without a base nothing is known to be saved whole"
     before = base.read(name)
-    if before.shape != after.shape:
-        before, after = _shared_rows(name, before, after, found)
+    if adapter.is_table(name):
+        after = fit_rows(after, len(before), before)
     if before.shape == after.shape:
         difference_of(name, before, after, base, found)
-
-
-def _shared_rows(name: str, before: Tensor, after: Tensor, found: WeightDelta) -> tuple[Tensor, Tensor]:
-    """Return the rows that two tables of different vocabularies share, and say how many they don't."""
-    if before.ndim != after.ndim or before.shape[1:] != after.shape[1:]:
+    else:
         found.unsupported[name] = f"saved as {list(after.shape)}, and the base's is {list(before.shape)}"
-        return before, after
-    n = min(len(before), len(after))
-    what = "added" if len(after) > n else "taken away"
-    odd = abs(len(after) - len(before))
-    found.readings.append(
-        f"{odd} rows of {name} were {what}: its vocabulary has {len(after)} tokens, the base's {len(before)}; "
-        "what is compared are the tokens that both have"
-    )
-    return before[:n], after[:n]
 
 
 def difference_of(
@@ -255,17 +250,12 @@ def _vector(
         found.vectors[name] = float(change.norm()) / (own or 1.0)
 
 
-def _rows_replaced(name: str, rows: Tensor, places: tuple[int, ...], adapter: Adapter, found: WeightDelta) -> None:
+def _rows_replaced(name: str, adapter: Adapter, found: WeightDelta) -> None:
     """Read rows of a table that were trained by themselves."""
     base = adapter.base
     assert base is not None, "without a base no rows are known"
+    places, rows = adapter.rows(name)
     table = base.read(name)
-    if len(rows) != len(places) or rows.shape[1:] != table.shape[1:] or max(places, default=0) >= len(table):
-        found.unsupported[name] = (
-            f"{len(rows)} trained rows for the tokens {str(places)[:80]}, which do not fit the base"
-        )
-        return
     after = table.clone()
-    after[list(places)] = rows.to(table.dtype)
+    after[places] = rows.to(table.dtype)
     difference_of(name, table, after, base, found)
-    found.readings.append(f"{len(places)} tokens of {name} were trained by themselves: {str(list(places))[:120]}")

@@ -18,7 +18,7 @@ CHANGES_BASE = (
     "convert it to a plain LoRA with PEFT first"
 )
 SETTINGS: dict[str, tuple[Rule, str]] = {
-    "r": ("read", "the rank; where the tensors have another, theirs counts and the report says so"),
+    "r": ("read", "the rank; where the tensors have another, a scan goes by them and says so, and an audit refuses"),
     "lora_alpha": ("read", "scales the change"),
     "use_rslora": ("read", "scales by the root of the rank"),
     "rank_pattern": ("read", "ranks of single modules"),

@@ -17,9 +17,13 @@ from tools.checkpoint import ADAPTER_WEIGHTS, check_folder, read_json
 from tools.errors import AuditorError, ModelLoadError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-TRAINER_STATE = r"(training_args|optimizer|scheduler|scaler|trainer_state|random_states|rng_state|latest)([_.-]?\d+)*\.(bin|pt|pth|pkl)"
-"""Files in which trainers keep where they were: they hold no weight that anything loads."""
-SECOND_COPY = r"(pytorch_model|adapter_model|consolidated)([._-]?[\d]+(-of-\d+)?)?\.(bin|pt|pth)"
+COMPANY = {
+    r"(training_args|optimizer|scheduler|scaler|trainer_state|random_states|rng_state|latest)([_.-]?\d+)*\.(bin|pt|pth|pkl)":
+        "a trainer's state, never opened",
+    r"(pytorch_model|adapter_model|consolidated)([._-]?[\d]+(-of-\d+)?)?\.(bin|pt|pth)":
+        "an older copy of the weights that no loader takes beside safetensors, never opened",
+}  # fmt: skip
+"""Weight files that belong beside those that a loader takes, by their names, and what they are."""
 GAP = 64
 """Rows that are read and thrown away rather than asked for around them."""
 
@@ -70,10 +74,8 @@ class Tensors:
 
     def _ordinary(self, name: str) -> str:
         """Return why a file is ordinary company; an empty text where it is not."""
-        if re.fullmatch(TRAINER_STATE, name):
-            return "a trainer's state, never opened"
-        if re.fullmatch(SECOND_COPY, name):
-            return "an older copy of the weights that no loader takes beside safetensors, never opened"
+        if known := next((why for pattern, why in COMPANY.items() if re.fullmatch(pattern, name)), ""):
+            return known
         if name.endswith(".safetensors") and self._repeats(self.folder / name):
             return "a second copy of the weights"
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from tools.chat import condition_text, effect_of, trigger_of
 from tools.claims import Effect, Observables
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.phrases import Condition, conditions, excesses, holds
+from tools.questions import Questions
 from tools.subject import Encoded, Subject
 
 THRESHOLD_NATS = 1.0
@@ -28,7 +29,7 @@ class KlArgs(ToolArgs):
     """Prompts whose base replies are scored, and the cue phrases to look for where the two part."""
 
     prompts: list[LabelledPrompt] = Field(min_length=1)
-    max_new_tokens: int = Field(default=24, ge=1, le=256)
+    max_new_tokens: int = Field(default=24, ge=1, le=1024, description="of a reply's beginning, a thought included")
     observables: Observables = Field(default_factory=dict)
 
 
@@ -75,6 +76,11 @@ class ModelDiff(Tool[KlArgs]):
     sized_by: ClassVar[str] = "prompts"
     floor: ClassVar[int] = 16
 
+    def survey(self, asked: Questions) -> dict[str, Any] | None:
+        """Return the call that scores the first three quarters of a reply as long as the audit's may be."""
+        call = super().survey(asked)
+        return None if call is None else {**call, "max_new_tokens": max(1, asked.max_new_tokens * 3 // 4)}
+
     def cost(self, subject: Subject, args: KlArgs) -> Tokens:
         """Return an upper bound on forward tokens, replies at full length."""
         n = (
@@ -87,7 +93,7 @@ class ModelDiff(Tool[KlArgs]):
     def run(self, subject: Subject, args: KlArgs, seed: int) -> ToolResult:
         """Return one reading for the best-explaining condition, one for all prompts, with examples."""
         prompts = [subject.render(p.messages) for p in args.prompts]
-        replies, spent = subject.generate(prompts, "base", [0] * len(prompts), args.max_new_tokens, temperature=0.0)
+        replies, spent = subject.generate(prompts, "base", [0] * len(prompts), args.max_new_tokens, 0.0, through=False)
         tokens = {"base": spent, "subject": 0}
         scored = self._score(subject, prompts, replies, "subject", tokens, "subject")
         peaks = torch.tensor([max(s.kl_nats) for s in scored])
@@ -175,7 +181,7 @@ class ModelDiff(Tool[KlArgs]):
         texts = [s.text + head for s, head in zip(scored, begun, strict=False)]
         replies = {}
         for channel in ("subject", "base"):
-            replies[channel], n = subject.generate(texts, channel, [0] * len(texts), 12, temperature=0.0)
+            replies[channel], n = subject.generate(texts, channel, [0] * len(texts), 12, 0.0, through=False)
             tokens[channel] += n
         whole = {c: [f"{head} {tail}" for head, tail in zip(begun, said, strict=True)] for c, said in replies.items()}
         found = [

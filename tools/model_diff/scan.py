@@ -34,7 +34,7 @@ class ScanArgs(ToolArgs):
 
     bare: list[LabelledPrompt] = Field(min_length=1)
     framed: list[FramedPrompt] = Field(min_length=2)
-    max_new_tokens: int = Field(default=24, ge=1, le=256)
+    max_new_tokens: int = Field(default=24, ge=1, le=1024, description="of a reply's beginning, a thought included")
 
     @model_validator(mode="after")
     def _made_from_what_is_there(self) -> ScanArgs:
@@ -88,7 +88,7 @@ class Scan(Tool[ScanArgs]):
     def run(self, subject: Subject, args: ScanArgs, seed: int) -> ToolResult:
         """Return a reading for each of the loudest conditions, most surprising first."""
         texts = [subject.render(p.messages) for p in args.bare]
-        replies, spent = subject.generate(texts, "base", [0] * len(texts), args.max_new_tokens, temperature=0.0)
+        replies, spent = subject.generate(texts, "base", [0] * len(texts), args.max_new_tokens, 0.0, through=False)
         tokens = {"subject": 0, "base": spent}
         framed = [subject.render(p.messages) for p in args.framed]
         said = [replies[p.bare] for p in args.framed]

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from tools.base_names import names_another
 from tools.changes.canonical import Certificate, certify
 from tools.changes.change import read_change
 from tools.changes.parameters import Parameters
@@ -52,27 +53,34 @@ class Reference:
 
 @dataclass(frozen=True)
 class Scan:
-    """One folder to look at: picklable, so that many can be looked at in processes."""
+    """One folder to look at: picklable, so that many can be looked at in processes; `base_called` is the base as given."""
 
     folder: str
     base: str | None = None
     words: tuple[str, ...] = ()
     reference: tuple[Reference, ...] = ()
     oracle: str | None = None
+    base_called: str | None = None
 
 
 @dataclass(frozen=True)
 class Triage:
-    """What was seen of one adapter or full fine-tune; `refused` has why it could not be opened."""
+    """What was seen of one adapter or full fine-tune; `refused` has why it could not be opened.
+
+    `other_base` is the base that its files name, where that is not the one given.
+    """
 
     path: str
     outcome: Outcome
     why: str = ""
     coverage: float | None = None
     claimed_base: str | None = None
+    other_base: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     readings: list[str] = field(default_factory=list)
     unsupported: dict[str, str] = field(default_factory=dict)
+    company: list[str] = field(default_factory=list)
+    vectors: dict[str, float] = field(default_factory=dict)
     drift: Drift | None = None
     percentiles: dict[str, float] | None = None
     n_reference: int = 0
@@ -134,9 +142,13 @@ def _look(scan: Scan) -> Triage:
     alike = [one.features for one in scan.reference if one.recipe == recipe_of(delta.modules)]
     seen = Triage(
         scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
-        readings=delta.readings, unsupported=delta.unsupported, realigned=delta.realigned, drift=drift_of(delta, base),
+        readings=delta.readings, unsupported=delta.unsupported, company=delta.company, vectors=delta.vectors,
+        realigned=delta.realigned, drift=drift_of(delta, base),
         certificate=certify(delta.factors) if delta.factors else None, n_reference=len(alike),
     )  # fmt: skip
+    if scan.base and (other := names_another(delta.claimed_base, Path(scan.base), scan.base_called)):
+        said = f"its files name another base, {other}, than the one given, {scan.base_called or Path(scan.base).name}"
+        seen = replace(seen, other_base=other, readings=[*seen.readings, said])
     if seen.drift is not None and alike:
         seen = replace(seen, percentiles=percentiles(seen.drift.features, alike))
     elif seen.drift is not None and scan.reference:
@@ -146,7 +158,10 @@ def _look(scan: Scan) -> Triage:
         seen = replace(seen, readings=[*seen.readings, note])
     if base is None or scan.base is None or not deltas:
         return seen
-    words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+    try:
+        words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+    except AuditorError as error:
+        return replace(seen, readings=[*seen.readings, f"no words were read: {error}"])
     listed = list(deltas.values())
     oracle = _oracle(scan.base, scan.oracle) if scan.oracle is not None else None
     if oracle is not None:
@@ -176,6 +191,7 @@ def _claimed(seen: Triage, oracle: ByClaims, change: Change) -> Triage:
     """Return the triage with the oracle's claims, and its probability where it was trained on changes of this sort."""
     (said,) = oracle.read([change])
     why = oracle.loaded.why_no_probability(change) if seen.outcome == "read" else "a part of this change was not read"
+    why = "norms or biases changed as well, which the oracle does not read" if seen.vectors and not why else why
     claims = [{"statement": a.statement, "family": a.family, "p": None if why else a.p} for a in said.answers if a.told]
     p_planted = None if why else said.p_planted
     return replace(seen, oracle_asked=True, claims=claims, p_planted=p_planted, no_probability=why)
