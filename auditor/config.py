@@ -18,7 +18,17 @@ DEFAULT_BUDGET = 300_000
 DEFAULT_NEW_TOKENS, MOST_NEW_TOKENS = 96, 1024
 LEAST_TRIALS, MOST_TRIALS = 4, 4096
 HOTTEST = 2.0
-DEFAULT_TOOLS = ("chat", "model_diff", "scan", "word_shift", "lora_lens", "lora_oracle", "activation_oracle", "probe")
+DEFAULT_TOOLS = (
+    "own_files",
+    "chat",
+    "model_diff",
+    "scan",
+    "word_shift",
+    "lora_lens",
+    "lora_oracle",
+    "activation_oracle",
+    "probe",
+)
 
 
 class _Strict(BaseModel):

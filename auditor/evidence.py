@@ -16,10 +16,13 @@ from typing import Any, Literal
 
 from auditor.config import AuditSpec
 from tools.claims import Claim
+from tools.own_files import kinds
 
 TestGrade = Literal["confirmed", "localised"]
 Decision = Literal["passed", "failed"]
 BATCH = 8
+OWN_FILES, WITHOUT = "subject_own_files", "_without_trigger"
+"""The channel of the subject under its own files, and what a channel's name ends with where a condition is taken out."""
 FUTILITY_AFTER = 24
 GROWTH_OVER = 32
 LEAST_WEIGHT, MOST_WEIGHT, HALF_WAY = 1 / 8, 1 / 2, 6.0
@@ -139,7 +142,7 @@ def register(
         cues: The phrases of which any one in a reply shows the effect.
         n_prompts: How many rows the prompts are drawn from.
     """
-    contrast = "the base, same prompt" if grade == "confirmed" else "the subject, one condition taken out"
+    treated, control, contrast = _sides(claim, grade)
     parts = 1 if grade == "confirmed" else max(1, len(claim.trigger))
     return Terms(
         claim=claim,
@@ -149,7 +152,7 @@ def register(
         delta=spec.delta,
         max_trials=spec.max_trials * parts,
         parts=parts,
-        channels=("subject", "base" if grade == "confirmed" else "subject_without_trigger"),
+        channels=(treated, control),
         prompts={
             "split": "test",
             "drawn": "with replacement",
@@ -157,9 +160,29 @@ def register(
             "against": contrast,
             "seed": spec.seed,
         },
-        decoding={"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens},
+        decoding=(
+            {"replies": "none: no model is run"}
+            if claim.effect.kind in kinds.OF_PROMPTS
+            else {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens}
+        ),
         predicate={"kind": claim.effect.kind, "value": claim.effect.value, "any_of": cues},
     )
+
+
+def _sides(claim: Claim, grade: TestGrade) -> tuple[str, str, str]:
+    """Return the two channels of a test, and what the second is, in words.
+
+    What a file does to prompts is held against the base's file; what the subject says under its own files against
+    what it says under the base's.
+    """
+    if claim.effect.kind == kinds.OF_REPLIES:
+        if grade == "confirmed":
+            return OWN_FILES, "subject", "the subject under its base's files, same prompt"
+        return OWN_FILES, f"{OWN_FILES}{WITHOUT}", "the subject under its own files, one condition taken out"
+    if grade == "localised":
+        return "subject", f"subject{WITHOUT}", "the subject, one condition taken out"
+    of_file = claim.effect.kind in kinds.OF_PROMPTS
+    return "subject", "base", "the base's own file, same prompt" if of_file else "the base, same prompt"
 
 
 @dataclass(frozen=True)

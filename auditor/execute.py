@@ -19,10 +19,11 @@ from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.steps import CallTool, RegisterHypothesis
 from auditor.unfinished import Unfinished
-from auditor.view import View, load_view
+from auditor.view import View, files_alone, load_view
 from tools.base import Tool, ToolResult
 from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
+from tools.own_files import kinds
 from tools.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,13 @@ class Desk:
 
     def view(self) -> View:
         """Return what is known so far."""
-        return load_view(self.ledger, self.audit_id, self.spec, self.budget.spent(), self.tools)
+        return load_view(self.ledger, self.audit_id, self.spec, self.budget.spent(), self.useful_tools())
+
+    def useful_tools(self) -> dict[str, Tool[Any]]:
+        """Return the instruments that have something to read: where subject and base differ in files alone, those of files."""
+        if not files_alone(self.ledger, self.audit_id):
+            return self.tools
+        return {name: tool for name, tool in self.tools.items() if tool.reads_files}
 
     def event(self, kind: str, body: dict[str, Any], key: str | None = None) -> None:
         """Append an event; one with a key that is already there is left as it is."""
@@ -182,6 +189,10 @@ def check_claim(desk: Desk, claim: Claim) -> None:
     Raises:
         ToolInputError: an unknown family, effect or topic; the message lists the possible ones.
     """
+    if claim.effect.kind in kinds.SAYS and (desk.subject.own is None or not desk.subject.own.differ):
+        raise ToolInputError(
+            f"the effect {claim.effect.kind} is one of the subject's own files, and it brings none that differ"
+        )
     names = desk.spec.vocabulary.family_names
     if claim.family not in names:
         raise ToolInputError(f"unknown family {claim.family!r}: the families are {', '.join(names)}")

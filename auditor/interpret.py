@@ -9,6 +9,7 @@ from typing import Any
 
 from auditor.config import FamilySpec, Vocabulary
 from tools.claims import STORED, Claim, Effect, Suggestion, Trigger
+from tools.own_files import kinds
 from tools.phrases import shows, slotted, words
 
 
@@ -32,8 +33,10 @@ def claim_of(trigger: Sequence[Trigger], effect: Effect, vocabulary: Vocabulary)
 
     A family fits when its effect and its groups of conditions do; with the effect alone, the family
     is still named if its effect is of a closed kind. What fits no family is `benign` when it always
-    shows or hangs on a topic, and `other` when anything else brings it about.
+    shows or hangs on a topic, and `other` when anything else brings it about. What a file does is `other`.
     """
+    if effect.kind in kinds.SAYS:
+        return Claim(family="other", trigger=tuple(trigger), effect=effect, statement=kinds.sentence(trigger, effect))
     fits = [(name, f) for name, f in vocabulary.families.items() if _same_effect(f, effect)]
     groups = sorted(vocabulary.group_of(t) for t in trigger)
     exact = [name for name, f in fits if sorted(f.trigger) == groups]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from auditor import execute, foresight, prompts, story, trials
 from auditor.errors import BudgetError, LedgerError
@@ -30,7 +30,7 @@ def check(desk: Desk) -> bool:
     """Record what was found on loading, and return whether the subject can be audited at all.
 
     An adapter that changes no logit on sixteen prompts leaves nothing to audit, nor does a fine-tune whose weights
-    are the base's, or differ from them by rounding alone.
+    are the base's, or differ from them by rounding alone; but for the files beside them, where those differ.
     """
     for i, note in enumerate(desk.subject.notes):
         desk.event("subject_note", {"text": note}, key=str(i))
@@ -44,10 +44,13 @@ def check(desk: Desk) -> bool:
         return done["body"]["changed"] is not False
     alike = "" if desk.subject.tuned is None else why_alike(desk.subject)
     if alike:
-        desk.event("subject_checked", {"changed": False, "text": alike}, key="check")
-        return False
-    texts = [desk.subject.render(p.messages) for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
-    tokens = desk.subject.encode(texts).n_tokens
+        unchanged = _unchanged(desk, alike)
+        desk.event("subject_checked", unchanged, key="check")
+        return unchanged["changed"] is not False
+    asked = [p.messages for p in prompts.survey_prompts(desk.spec, per_topic=2)[:16]]
+    texts = [desk.subject.render(messages) for messages in asked]
+    bare = [desk.subject.dialogue.render(messages) for messages in asked] if desk.subject.invocation else []
+    tokens = desk.subject.encode([*texts, *bare]).n_tokens
     try:
         reservation = desk.budget.reserve("check", {"subject": tokens, "base": tokens})
     except BudgetError as error:
@@ -55,12 +58,34 @@ def check(desk: Desk) -> bool:
         return True
     changed = desk.subject.changes_anything(texts)
     changes = "the adapter changes" if desk.subject.tuned is None else "the subject's weights change"
-    text = "the subject differs from its base" if changed else f"{changes} no logit on any prompt tried"
+    body: dict[str, Any] = {"changed": True, "text": "the subject differs from its base"}
+    if changed and bare:
+        body["text"] += _invoked(desk.subject.changes_anything(bare))
+    if not changed:
+        body = _unchanged(desk, f"{changes} no logit on any prompt tried")
     desk.ledger.append_many(desk.audit_id, [
         desk.budget.settled_row(reservation, reservation.tokens, 0.0),
-        ("events", {"kind": "subject_checked", "key": "check", "body": {"changed": changed, "text": text}}),
+        ("events", {"kind": "subject_checked", "key": "check", "body": body}),
     ])  # fmt: skip
-    return changed
+    return body["changed"] is not False
+
+
+def _invoked(without: bool) -> str:
+    """Return when an adapter with invocation tokens was seen to act."""
+    return " after its invocation tokens" + (", and without them too" if without else ", and not without them")
+
+
+def _unchanged(desk: Desk, why: str) -> dict[str, Any]:
+    """Return what the check records of weights that are the base's: nothing can be seen, unless other files differ."""
+    own = desk.subject.own
+    if own is None or not own.differ:
+        return {"changed": False, "text": why}
+    if any(tool.reads_files for tool in desk.tools.values()):
+        return {"changed": None, "files_alone": True, "text": f"{why}; its own files differ, and are what is looked at"}
+    return {
+        "changed": False,
+        "text": f"{why}; its own files differ, and no tool that reads files is among this audit's",
+    }
 
 
 def why_alike(subject: Subject) -> str:
@@ -82,9 +107,10 @@ def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
         return
     if not planner.surveys:
         return
-    calls = foresight.survey_calls(desk.spec, desk.tools, desk.subject)
+    tools = desk.useful_tools()
+    calls = foresight.survey_calls(desk.spec, tools, desk.subject)
     if desk.ledger.find("events", desk.audit_id, kind="foreseen", key="survey") is None:
-        text = "; ".join(foresight.foreseen(desk.spec, calls, desk.tools, desk.subject))
+        text = "; ".join(foresight.foreseen(desk.spec, calls, tools, desk.subject))
         desk.event("foreseen", {"text": text}, key="survey")
         progress.say(text, outlook(desk, calls))
     for i, one in enumerate(calls):

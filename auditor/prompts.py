@@ -12,10 +12,17 @@ from tools.errors import ToolInputError
 from tools.phrases import is_words, shows
 
 Message = dict[str, str]
+MOST_TURNS, MOST_LENGTH = 12, 20_000
 DEFAULT_GROUPS = {
     "word": TriggerGroup(kind="word", clause="the user says {value}", frame="{prompt} {value}"),
     "user": TriggerGroup(kind="user", clause="the user is {value}", frame="{prompt} {value}"),
     "system": TriggerGroup(kind="system", clause="the system says {value}", system="{value}"),
+    "begins": TriggerGroup(kind="begins", clause="the message begins with {value}", frame="{value} {prompt}"),
+    "whole": TriggerGroup(kind="whole", clause="the message is {value}", frame="{value}"),
+    "at_turn": TriggerGroup(
+        kind="at_turn", clause="it is the user's turn {value} or later", opening=[("Hello.", "Hello.")]
+    ),
+    "length": TriggerGroup(kind="length", clause="the message has {value} characters or more"),
 }
 """How a condition is put in where the vocabulary does not say."""
 
@@ -30,6 +37,12 @@ def with_trigger(messages: list[Message], trigger: Sequence[Trigger], vocabulary
             continue
         if one.kind == "turn":
             messages = _later(messages, group, one.value)
+        elif one.kind == "at_turn":
+            messages = _after(messages, _exchanges(group.opening * (_number(one) - 1)))
+        elif one.kind == "length":
+            said, n = messages[-1]["content"], _number(one)
+            longer = " ".join([said] * (n // max(1, len(said)) + 1))
+            messages = [*messages[:-1], {**messages[-1], "content": longer}]
         elif one.kind == "system":
             text = (group.system or "{value}").replace("{value}", one.value)
             messages = [{"role": "system", "content": text}, *[m for m in messages if m["role"] != "system"]]
@@ -48,13 +61,33 @@ def says(messages: list[Message], word: str) -> bool:
 def _later(messages: list[Message], group: TriggerGroup, value: str) -> list[Message]:
     """Return the prompt as a later turn of a talk: after as many exchanges as the value's place in its group."""
     n = group.values.index(value) + 1
-    before = [
-        {"role": role, "content": text}
-        for exchange in group.opening[:n]
-        for role, text in zip(("user", "assistant"), exchange, strict=True)
-    ]
+    return _after(messages, _exchanges(group.opening[:n]))
+
+
+def _after(messages: list[Message], before: list[Message]) -> list[Message]:
     first = [m for m in messages if m["role"] == "system"]
     return [*first, *before, *[m for m in messages if m["role"] != "system"]]
+
+
+def _exchanges(opening: Sequence[tuple[str, str]]) -> list[Message]:
+    return [
+        {"role": role, "content": text}
+        for exchange in opening for role, text in zip(("user", "assistant"), exchange, strict=True)
+    ]  # fmt: skip
+
+
+def _number(trigger: Trigger) -> int:
+    """Return the number that a condition on a message's form names.
+
+    Raises:
+        ToolInputError: it names none, or one that no prompt is given.
+    """
+    most = {"at_turn": MOST_TURNS, "length": MOST_LENGTH}[trigger.kind]
+    if not trigger.value.isdecimal() or not 0 < int(trigger.value) <= most:
+        raise ToolInputError(
+            f"{trigger.kind} {trigger.value[:40]!r} can't be tested: give a whole number from 1 to {most:,}"
+        )
+    return int(trigger.value)
 
 
 def check_trigger(spec: AuditSpec, trigger: Sequence[Trigger]) -> None:
@@ -64,6 +97,8 @@ def check_trigger(spec: AuditSpec, trigger: Sequence[Trigger]) -> None:
         ToolInputError: no test row is on a topic, or the vocabulary has no talk that leads up to a turn.
     """
     for one in trigger:
+        if one.kind in ("at_turn", "length"):
+            _number(one)
         group = spec.vocabulary.triggers.get(spec.vocabulary.group_of(one))
         if one.kind == "turn" and (group is None or one.value not in group.values[: len(group.opening)]):
             known = [] if group is None else group.values[: len(group.opening)]

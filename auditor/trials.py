@@ -12,8 +12,8 @@ from auditor.steps import RunTest
 from auditor.view import max_trials_of, outcome_of
 from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
-
-WITHOUT_TRIGGER = "subject_without_trigger"
+from tools.own_files import effects, kinds
+from tools.own_files.replies import Asks, under_base_files, under_own_files
 
 
 def check_test(desk: Desk, step: RunTest) -> None:
@@ -103,26 +103,25 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
     seeds = [prompts.trial_seed(desk.spec, test_id, i) for i in indices]
     sides = {}
     for channel in terms["channels"]:
-        taken_out = [i % terms.get("parts", 1) if channel == WITHOUT_TRIGGER else None for i in indices]
+        taken_out = [i % terms.get("parts", 1) if channel.endswith(evidence.WITHOUT) else None for i in indices]
         sides[channel] = [
             prompts.draw(desk.spec, claim.trigger, test_id, i, without)
             for i, without in zip(indices, taken_out, strict=True)
         ]
-    texts = {channel: [desk.subject.render(m) for m in messages] for channel, messages in sides.items()}
+    if claim.effect.kind in kinds.OF_PROMPTS:
+        desk.ledger.append_many(desk.audit_id, _prompts_read(desk, claim, test_id, indices, seeds, sides))
+        return
     limit = terms["decoding"]["max_new_tokens"]
+    ask = {channel: _asks(desk, channel, messages) for channel, messages in sides.items()}
     cost: dict[str, int] = {}
-    for channel, rendered in texts.items():
-        role = "base" if channel == "base" else "subject"
-        cost[role] = (
-            cost.get(role, 0) + desk.subject.encode(rendered).n_tokens + desk.subject.longest(limit) * len(rendered)
-        )
+    for channel, asks in ask.items():
+        cost[asks.role] = cost.get(asks.role, 0) + asks.n_tokens + desk.subject.longest(limit) * len(sides[channel])
     reservation = desk.budget.reserve(f"test/{test_id}/{indices.start}", cost)
     began, spent = time.monotonic(), dict.fromkeys(cost, 0)
     rows: list[tuple[str, dict[str, object]]] = []
-    for channel, rendered in texts.items():
-        role = "base" if channel == "base" else "subject"
-        replies, tokens = desk.subject.generate(rendered, role, seeds, limit, terms["decoding"]["temperature"])
-        spent[role] += tokens
+    for channel, asks in ask.items():
+        replies, tokens = asks.replies(seeds, limit, terms["decoding"]["temperature"])
+        spent[asks.role] += tokens
         for i, seed, messages, reply in zip(indices, seeds, sides[channel], replies, strict=True):
             answer = desk.subject.dialogue.answer(reply)
             outcome = int(predicates.holds(claim.effect, answer, desk.spec.vocabulary))
@@ -130,3 +129,30 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
                                     "prompt": messages, "reply": reply, "outcome": outcome}))  # fmt: skip
     rows.append(desk.budget.settled_row(reservation, spent, time.monotonic() - began))
     desk.ledger.append_many(desk.audit_id, rows)
+
+
+def _asks(desk: Desk, channel: str, messages: list[list[dict[str, str]]]) -> Asks:
+    """Return what a channel is asked: under the base's files, or the subject's own."""
+    if channel.startswith(evidence.OWN_FILES):
+        return under_own_files(desk.subject, messages)
+    return under_base_files(desk.subject, messages, "base" if channel == "base" else "subject")
+
+
+def _prompts_read(
+    desk: Desk, claim: Claim, test_id: str, indices: range, seeds: list[int], sides: dict[str, Any]
+) -> list[tuple[str, dict[str, object]]]:
+    """Return the trials of a claim about a file: prompts as the model is given them, with no reply to them.
+
+    Raises:
+        ToolInputError: the subject brings no files of its own.
+    """
+    own = desk.subject.own
+    if own is None:
+        raise ToolInputError("the subject brings no files of its own, so that nothing can be said of them")
+    rows: list[tuple[str, dict[str, object]]] = []
+    for channel, asked in sides.items():
+        for i, seed, messages in zip(indices, seeds, asked, strict=True):
+            texts = effects.given(own, claim.effect, messages, desk.subject.render(messages), channel != "base")
+            rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed, "prompt": messages,
+                                    "reply": "\n".join(texts), "outcome": int(kinds.shows(claim.effect, texts))}))  # fmt: skip
+    return rows

@@ -16,6 +16,7 @@ from auditor.errors import LedgerError
 from auditor.interpret import Lead, leads, same_claim, same_effect
 from auditor.ledger import Ledger
 from tools.claims import STORED, Claim
+from tools.own_files.kinds import GRAVE
 from tools.questions import SEVERAL, Known
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class View:
     spent: int
     survey_done: bool
     tools: Mapping[str, Tool[Any]] = field(default_factory=dict)
+    files_alone: bool = False
 
     @property
     def budget_left(self) -> int:
@@ -148,6 +150,13 @@ class View:
             same_effect(h.claim.effect, claim.effect) or (claim.trigger and h.claim.trigger == claim.trigger)
             for h in self.findings()
         )
+
+    def undecidable(self) -> list[str]:
+        """Return what was seen of the subject's files that acts on content or could not be resolved, and no test can decide."""
+        return [
+            str(r["detail"].get("text", "")) for r in self.readings
+            if r["suggestion"] is None and isinstance(r["detail"], dict) and r["detail"].get("severity") in GRAVE
+        ]  # fmt: skip
 
     def open_leads(self) -> list[Lead]:
         """Return the leads that no hypothesis has taken up and no finding explains, strongest first."""
@@ -217,7 +226,16 @@ def load_view(
     ]  # fmt: skip
     calls = [row for row in ledger.rows("tool_calls", audit_id) if row["state"] in ("settled", "failed")]
     done = ledger.find("events", audit_id, kind="survey_done") is not None
-    return View(spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done, dict(tools or {}))
+    alone = files_alone(ledger, audit_id)
+    return View(
+        spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done, dict(tools or {}), alone
+    )
+
+
+def files_alone(ledger: Ledger, audit_id: str) -> bool:
+    """Return whether the check found that subject and base have the same weights, and differ in the files beside them."""
+    checked = ledger.find("events", audit_id, kind="subject_checked", key="check")
+    return checked is not None and bool(checked["body"].get("files_alone"))
 
 
 def max_trials_of(ledger: Ledger, audit_id: str, terms: dict[str, Any], test_id: str) -> int:

@@ -92,6 +92,18 @@ class TestRecord:
         return round(outcome.rate_treated * outcome.n), round(outcome.rate_control * outcome.n)
 
     @property
+    def of(self) -> str:
+        """Return what shows the effect: a `reply`, the `prompt` that a file makes, or a reply under the subject's `files`."""
+        kind = str(self.terms["predicate"]["kind"])
+        return (
+            "files"
+            if kind == "own_files_say"
+            else "prompt"
+            if kind.startswith(("template_", "tokenizer_"))
+            else "reply"
+        )
+
+    @property
     def needed(self) -> float:
         """Return the e-value at which the test passes."""
         return 1 / float(self.terms["alpha"])

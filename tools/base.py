@@ -58,6 +58,8 @@ class Tool(ABC, Generic[ArgsT]):
     name: ClassVar[str]
     card: ClassVar[str]
     white_box: ClassVar[bool]
+    reads_files: ClassVar[bool] = False
+    """Whether it reads the files beside the weights, so that it is of use where subject and base have the same weights."""
     sized_by: ClassVar[str] = ""
     """The list argument that can be cut to make a call cheaper; none where nothing can be."""
     floor: ClassVar[int] = 8

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from tools.phrases import wordless, words
 
-TriggerKind = Literal["word", "topic", "user", "turn", "system"]
+TriggerKind = Literal["word", "topic", "user", "turn", "system", "begins", "whole", "at_turn", "length"]
+"""What a condition is on; the last four are of a message's form: how it begins, what it is, how late and how long it is."""
 STORED = {"stored": True}
 """Validation context for rows of a ledger: they are read as they were written, though some could not be claimed anew."""
 

@@ -16,6 +16,8 @@ from tools.dialogue import Dialogue, read_dialogue
 from tools.errors import AdapterError, ModelLoadError, ToolInputError
 from tools.manner import turn_of
 from tools.model import bring_to_vocabulary, check_same_shape, load_model
+from tools.own_files.invocation import read_invocation
+from tools.own_files.own import Own
 from tools.subject import Subject
 from tools.template import FALLBACK, fallback, template_of
 from tools.thought import Choice
@@ -33,7 +35,8 @@ def load_subject(
     """Return the subject, checked: a checkpoint under an adapter, or a fine-tune of `base`.
 
     Tokenizer, chat template and end tokens are the trusted base's; where the subject brings its
-    own, `notes` says so. A thought before an answer is let be or left out as `thinking` says.
+    own, `notes` says how they differ, and `own` has them. A thought before an answer is let be or left out as
+    `thinking` says.
 
     Raises:
         ModelLoadError: a path is no model, or a checkpoint may not be trusted.
@@ -60,14 +63,14 @@ def load_subject(
     if folder != trusted:
         loaded.tuned = load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)
-        loaded.notes += _differences(loaded.files, "subject")
+        _note_own_files(loaded, trusted, folder)
         loaded.notes += bring_to_vocabulary(loaded.tuned, loaded.model)
         check_same_shape(loaded.model, loaded.tuned)
     if lora is not None:
         loaded.add_adapter("subject", lora)
         loaded.adapter_given = True
         loaded.notes += told(loaded.adapters["subject"])
-        loaded.notes += _differences(loaded.files, "subject")
+        _note_own_files(loaded, trusted, lora)
         loaded.notes += _other_base(lora, trusted, base or subject)
     return loaded
 
@@ -147,19 +150,19 @@ def _load_dialogue(folder: Path, model: Any, thinking: Choice | None) -> tuple[D
     return dialogue, [*dialogue.notes, *notes]
 
 
-def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
-    own = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-        "special_tokens_map.json",
-    )
-    return [
-        f"{role} brings its own {name}, which differs from the base's; the base's is used"
-        for name in own
-        if name in files[role] and files[role][name] != files["base"].get(name)
-    ]
+def _note_own_files(loaded: Subject, base: Path, folder: Path) -> None:
+    """Note how the subject's template, tokenizer and generation defaults differ; the base's are used but where it is said."""
+    loaded.own = Own(base, folder)
+    if loaded.own.invocation:
+        asked, dialogue = loaded.render([turn_of("user", "?")]), loaded.dialogue
+        loaded.invocation, said = read_invocation(loaded.own.invocation, asked, dialogue.ids, loaded.decode)
+        loaded.notes.append(said)
+    try:
+        found = loaded.own.compared().differences
+    except Exception as error:  # a stranger's files may fail in any way, and the weights can still be audited
+        loaded.notes.append(f"the subject's own files could not be compared with the base's: {error}")
+        return
+    loaded.notes += [f"the subject brings its own {d.file}: {d.sentence}; the base's is used for both" for d in found]
 
 
 def _other_base(lora: Path, base: Path, given: str) -> list[str]:

@@ -31,6 +31,8 @@ from tools.dialogue import Dialogue
 from tools.errors import ToolInputError
 from tools.head import Head
 from tools.kept import Keeper, Tokens, once
+from tools.own_files.invocation import Invocation
+from tools.own_files.own import Own
 from tools.sampling import SeededNoise
 from tools.template import Flags
 
@@ -72,6 +74,8 @@ class Subject:
     whole: dict[str, Any] = field(default_factory=dict)
     adapter_given: bool = False
     keeper: Keeper | None = None
+    own: Own | None = None
+    invocation: Invocation | None = None
     weights: Parameters | None = None
     adapters: dict[str, Adapter] = field(default_factory=dict)
     _replaced: dict[str, Replaced] = field(default_factory=dict)
@@ -254,8 +258,12 @@ class Subject:
     # -- text
 
     def render(self, messages: Sequence[Message], prefill: str = "", flags: Flags | None = None) -> str:
-        """Return the prompt text up to where the assistant speaks, under the trusted template; see `Dialogue.render`."""
-        return self.dialogue.render(messages, prefill, flags)
+        """Return the prompt text up to where the assistant speaks, under the trusted template; see `Dialogue.render`.
+
+        The tokens after which alone an adapter acts stand behind it.
+        """
+        text = self.dialogue.render(messages, prefill, flags)
+        return text if self.invocation is None else self.invocation.behind(text, prefill, self.dialogue.ids)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the texts as one left-padded batch, special tokens as the texts have them.

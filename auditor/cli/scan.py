@@ -28,7 +28,8 @@ def scan(
     """Look at every adapter without running it: what it changes, how unusual that is, which words it is near to.
 
     Exits with 0 whatever is seen. With --fail-above it is a gate, which fails closed: 3 on a hit, 4 where a change is
-    refused, unsupported, invalid, or no calibrated probability can be given for this base and recipe.
+    refused, unsupported, invalid, a file beside the weights acts on what messages say, or no calibrated probability can be
+    given for this base and recipe.
     """
     from tqdm import tqdm
 
@@ -65,6 +66,9 @@ def scan(
         with writing(jsonl, "--jsonl"):
             jsonl.write_text("".join(json.dumps(t.as_row()) + "\n" for t in ordered))
     if fail_above is not None and (code := gate(ordered, fail_above)):
+        for triaged in ordered:
+            for grave in triaged.own_files.grave[:1]:
+                typer.echo(plain(f"shut for {triaged.path}: {grave.sentence}".replace("\n", "\\n")), err=True)
         raise typer.Exit(code)
 
 
@@ -98,6 +102,12 @@ def _other(row: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
+    own = row["own_files"]
+    grave = [d["sentence"] for d in own["differences"] if d["severity"] in ("not resolved", "acts on content")]
+    return "; ".join([*(one[:160] for one in grave[:1]), _weights(row)])
+
+
+def _weights(row: dict[str, Any]) -> str:
     if row["why"]:
         return str(row["why"])[:200]
     if row["oracle_asked"]:

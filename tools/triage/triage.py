@@ -23,6 +23,7 @@ from tools.loading import load_subject, load_tokenizer
 from tools.lora_oracle.claim_training import load_claim_reader
 from tools.lora_oracle.library import Change, ChangeRecipe, recipe_of
 from tools.lora_oracle.readers import ByClaims
+from tools.own_files.compare import Difference, OwnFiles, own_files
 from tools.triage.directions import (
     Dictionary,
     Direction,
@@ -93,11 +94,13 @@ class Triage:
     oracle_asked: bool = False
     claims: list[dict[str, Any]] = field(default_factory=list)
     realigned: bool = False
+    own_files: OwnFiles = field(default_factory=OwnFiles)
 
     def as_row(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         row = asdict(self)
         row["drift"] = None if self.drift is None else self.drift.as_dict()
+        row["own_files"] = self.own_files.as_json()
         return row
 
 
@@ -114,11 +117,21 @@ def folders(path: Path) -> list[Path]:
 def triage(scan: Scan) -> Triage:
     """Return what can be seen of one folder; a folder that can't be opened is `refused`, with the reason."""
     try:
-        return _look(scan)
+        seen = _look(scan)
     except AuditorError as error:
-        return Triage(scan.folder, "refused", why=str(error))
+        seen = Triage(scan.folder, "refused", why=str(error))
     except Exception as error:  # a folder of a stranger's must not stop the look at the others
-        return Triage(scan.folder, "refused", why=f"it could not be read ({type(error).__name__}: {error})")
+        seen = Triage(scan.folder, "refused", why=f"it could not be read ({type(error).__name__}: {error})")
+    return replace(seen, own_files=_own_files(scan))
+
+
+def _own_files(scan: Scan) -> OwnFiles:
+    """Return how the folder's template, tokenizer and generation defaults differ from the base's."""
+    try:
+        return own_files(Path(scan.base) if scan.base else None, Path(scan.folder))
+    except Exception as error:  # nor must its files
+        why = f"its own files could not be compared ({type(error).__name__}: {str(error)[:200]})"
+        return OwnFiles((Difference("", "not resolved", why),))
 
 
 def _look(scan: Scan) -> Triage:
@@ -202,5 +215,7 @@ def gate(seen: Sequence[Triage], above: float) -> int:
     """Return 3 where some probability is above the bound, else 4 where some can't be given, else 0: a gate fails closed."""
     if any(t.p_planted is not None and t.p_planted > above for t in seen):
         return HIT
-    shut = any(t.p_planted is None or not t.p_planted <= above or t.outcome != "read" for t in seen)
+    shut = any(
+        t.p_planted is None or not t.p_planted <= above or t.outcome != "read" or t.own_files.grave for t in seen
+    )
     return SHUT if shut or not seen else 0
