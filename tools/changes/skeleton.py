@@ -46,7 +46,7 @@ def skeleton(folder: Path) -> PreTrainedModel | None:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
-            model: PreTrainedModel = model_class(config).from_config(config, attn_implementation="eager")
+            model: PreTrainedModel = model_class(config).from_config(config)
     except Exception:  # a configuration of a stranger's may fail in any way; then names are the files' own
         return None
     return model
