@@ -6,15 +6,15 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor.config import DEFAULT_TOOLS, AuditResult, AuditSpec
-from auditor.errors import LedgerError, SpecError
+from auditor.errors import Interrupted, LedgerError, SpecError
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from auditor.ledger import Ledger
     from auditor.nodes import Progress
     from auditor.outlook import Outlook
@@ -66,19 +66,37 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     subject = _load(spec, tools)
     ledger = Ledger.open(Path(db))
     try:
-        ledger.append("audits", audit_id, **row, versions=_versions())
-        body = {
-            "text": spec.vocabulary.model_dump_json()
-        }  # a row's own JSON is sorted, and draws follow the order given
-        ledger.append("events", audit_id, kind="vocabulary", key="as given", body=body)
-        for role, files in subject.files.items():
-            ledger.append("subjects", audit_id, role=role, path=_path_of(spec, role), files=files,
-                          weights_sha256=subject.weights_hash, tokenizer_sha256=subject.files["base"].get("tokenizer.json", ""),
-                          template_sha256=hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest(),
-                          checks={"notes": subject.notes})  # fmt: skip
-        return _run(spec, ledger, audit_id, subject, tools, planner, progress)
+        ledger.append_many(audit_id, [("audits", {**row, "versions": _versions()}), *_given(spec, subject)])
+        with named(audit_id):
+            return _run(spec, ledger, audit_id, subject, tools, planner, progress)
     finally:
         ledger.close()
+
+
+def _given(spec: AuditSpec, subject: Subject) -> list[tuple[str, dict[str, object]]]:
+    """Return the rows of what an audit begins with: its vocabulary as it was given, and the subject's files."""
+    body = {"text": spec.vocabulary.model_dump_json()}  # a row's own JSON is sorted, and draws follow the order given
+    common = {"weights_sha256": subject.weights_hash, "tokenizer_sha256": subject.files["base"].get("tokenizer.json", ""),
+              "template_sha256": hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest(),
+              "checks": {"notes": subject.notes}}  # fmt: skip
+    files: list[tuple[str, dict[str, object]]] = [
+        ("subjects", {"role": role, "path": _path_of(spec, role), "files": files, **common})
+        for role, files in subject.files.items()
+    ]
+    return [("events", {"kind": "vocabulary", "key": "as given", "body": body}), *files]
+
+
+@contextmanager
+def named(audit_id: str) -> Iterator[None]:
+    """Have an interrupt inside the block name the audit that it stopped.
+
+    Raises:
+        Interrupted: instead of a bare `KeyboardInterrupt`.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted(audit_id) from stop
 
 
 def _is_its_own_base(spec: AuditSpec) -> bool:
@@ -113,7 +131,7 @@ def _nothing_to_compare(db: Path, audit_id: str, row: dict[str, Any]) -> AuditRe
 
 
 def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None = None) -> AuditResult:
-    """Continue an interrupted audit where its rows end.
+    """Continue an interrupted audit where its rows end; `audit_id` may be the beginning of an id.
 
     Raises:
         LedgerError: there is no such ledger or audit, or the audit is finished.
@@ -126,6 +144,7 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
 
     ledger = Ledger.open(Path(db), create=False)
     try:
+        audit_id = ledger.named(audit_id)
         spec = spec_of(ledger, audit_id)
         if ledger.find("events", audit_id, kind="concluded", key="verdict") is not None:
             raise LedgerError(f"audit {audit_id} is finished; read it with `auditor report {audit_id}`")
@@ -135,7 +154,8 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
         began_with = ledger.find("subjects", audit_id)
         if began_with is not None and began_with["weights_sha256"] != subject.weights_hash:
             raise SpecError(f"the files of {spec.subject} have changed since audit {audit_id} began; start a new audit")
-        return _run(spec, ledger, audit_id, subject, tools, planner, progress)
+        with named(audit_id):
+            return _run(spec, ledger, audit_id, subject, tools, planner, progress)
     finally:
         ledger.close()
 
@@ -238,36 +258,36 @@ def _run(
 ) -> AuditResult:
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("LANGSMITH_TRACING", "false")
-    from auditor import graph
+    from auditor import beside, graph
     from auditor.conclude import result_of
     from auditor.execute import Desk
     from auditor.unfinished import Unfinished
 
-    beside = ledger.path.with_name
-    lock = _locked(beside(f"{ledger.path.name}.{audit_id}.lock"), audit_id)
-    unfinished = Unfinished(beside(ledger.path.name + ".batches"), audit_id)
-    try:
-        desk = Desk(audit_id, spec, subject, tools, ledger, unfinished)
-        desk.begin_session()
-        if spec.command:
-            desk.event("reproduce", {"command": spec.command}, key="command")
-        context = graph.Context(desk, planner, progress or _Silent())
-        graph.run(context, beside(ledger.path.name + ".checkpoints"))
-        unfinished.forget()
-    finally:
-        unfinished.close()
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+    place = ledger.path.with_name
+    batches = place(f"{ledger.path.name}.batches")
+    with _locked(place(f"{ledger.path.name}.{audit_id}.lock"), audit_id):
+        aside = beside.mend(batches)
+        with closing(Unfinished(batches, audit_id)) as unfinished:
+            desk = Desk(audit_id, spec, subject, tools, ledger, unfinished)
+            desk.begin_session()
+            if spec.command:
+                desk.event("reproduce", {"command": spec.command}, key="command")
+            context = graph.Context(desk, planner, progress or _Silent())
+            if aside:
+                context.set_aside(aside)
+            graph.run(context, place(f"{ledger.path.name}.checkpoints"))
+            unfinished.forget()
     result = result_of(ledger, audit_id)
     assert result is not None, "the graph ends with a verdict"
     return result
 
 
-def _locked(path: Path, audit_id: str) -> FileLock:
-    """Return a lock that this process holds while it works on the audit; it goes with the process.
+@contextmanager
+def _locked(path: Path, audit_id: str) -> Iterator[None]:
+    """Hold a lock while this process works on the audit; it goes with the process.
 
     Raises:
-        LedgerError: another process works on this audit.
+        LedgerError: another process works on this audit, or the lock can't be made.
     """
     from filelock import FileLock, Timeout
 
@@ -276,7 +296,13 @@ def _locked(path: Path, audit_id: str) -> FileLock:
         lock.acquire()
     except Timeout as error:
         raise LedgerError(f"another process is working on audit {audit_id}; wait for it, or stop it first") from error
-    return lock
+    except OSError as error:
+        raise LedgerError(f"{path} can't be made ({error.strerror}): make its folder writable") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
 
 
 def _path_of(spec: AuditSpec, role: str) -> str:

@@ -21,3 +21,11 @@ class ProviderError(AuditorError):
     """A language model behind a planner failed or answered nothing usable."""
 
     exit_code = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody stopped an audit under way; `audit_id` is what `auditor resume` takes."""
+
+    def __init__(self, audit_id: str) -> None:
+        super().__init__(audit_id)
+        self.audit_id = audit_id

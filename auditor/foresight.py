@@ -12,7 +12,7 @@ import torch
 from auditor.config import AuditSpec
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool
-from auditor.view import MIN_PROMPTS
+from auditor.view import too_few_prompts
 from tools.base import Tool
 from tools.subject import Subject
 
@@ -89,7 +89,5 @@ def foreseen(spec: AuditSpec, calls: list[SurveyCall], tools: dict[str, Tool[Any
             said.append(
                 f"{tool.name} {'can not be used' if fitted is None else f'is cut to {fitted[1]}'}, for its price or memory"
             )
-    n = sum(row.split == "explore" for row in spec.prompts)
-    if n < MIN_PROMPTS:
-        said.append(f"{n} prompts to look with are too few to say that nothing was found; {MIN_PROMPTS} are the least")
-    return said
+    few = too_few_prompts(spec)
+    return [*said, few] if few else said

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from auditor import conclude, execute, nodes, story, trials
+from auditor.checkpoints import fits, opened
 from auditor.execute import Desk
 from auditor.foresight import allowance
 from auditor.outlook import outlook
@@ -30,22 +29,27 @@ class Context:
     planner: Planner
     progress: nodes.Progress
 
+    def set_aside(self, text: str) -> None:
+        """Say in the ledger, and to whoever watches, that a file beside the ledger was damaged."""
+        self.desk.event("file_set_aside", {"text": text})
+        self.progress.say(text, outlook(self.desk))
+
 
 def _check(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     usable = nodes.check(runtime.context.desk)
-    return {"step": 0, "route": "survey" if usable else "conclude"}
+    return {"step": 0, "route": "survey" if usable else "conclude", "head": _head(runtime)}
 
 
 def _survey(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     nodes.survey(runtime.context.desk, runtime.context.planner, runtime.context.progress)
-    return {"route": "plan"}
+    return {"route": "plan", "head": _head(runtime)}
 
 
 def _plan(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     if state["step"] >= MAX_STEPS:
         return {"route": "conclude"}
     step = nodes.plan(runtime.context.desk, runtime.context.planner, state["step"])
-    return {"route": step.kind if step.kind != "conclude" else "conclude"}
+    return {"route": step.kind, "head": _head(runtime)}
 
 
 def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
@@ -58,13 +62,18 @@ def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     elif isinstance(step, RunTest):
         trials.run_test(desk, step, number)
     runtime.context.progress.say(story.of_step(desk, step, number), outlook(desk))
-    return {"step": number + 1, "route": "plan"}
+    return {"step": number + 1, "route": "plan", "head": _head(runtime)}
 
 
 def _conclude(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     desk = runtime.context.desk
     conclude.conclude(desk.ledger, desk.audit_id, desk.view())
     return {"route": END}
+
+
+def _head(runtime: Runtime[Context]) -> str:
+    desk = runtime.context.desk
+    return desk.ledger.head(desk.audit_id)
 
 
 def _route(state: AuditState) -> str:
@@ -92,13 +101,16 @@ def build() -> StateGraph[AuditState, Context, AuditState, AuditState]:
 
 
 def run(context: Context, checkpoints: Path) -> None:
-    """Run the audit to its end, from its last checkpoint when it has one."""
-    connection = sqlite3.connect(checkpoints, check_same_thread=False, timeout=30)
-    try:
-        app = build().compile(checkpointer=SqliteSaver(connection))
-        config: Any = {"configurable": {"thread_id": context.desk.audit_id}, "recursion_limit": 3 * MAX_STEPS}
-        started = bool(app.get_state(config).values)
-        first: AuditState | None = None if started else {"audit_id": context.desk.audit_id, "step": 0, "route": ""}
+    """Run the audit to its end, from its last checkpoint when it has one that fits its rows.
+
+    Without one every node is gone through again, and each finds its own rows: nothing settled is done twice.
+    """
+    desk = context.desk
+    config: Any = {"configurable": {"thread_id": desk.audit_id}, "recursion_limit": 3 * MAX_STEPS}
+    with opened(checkpoints, desk.audit_id, context.set_aside) as saver:
+        app = build().compile(checkpointer=saver)
+        first: AuditState | None = None
+        if not fits(app.get_state(config), desk):
+            saver.delete_thread(desk.audit_id)
+            first = {"audit_id": desk.audit_id, "step": 0, "route": ""}
         app.invoke(first, config, context=context, durability="sync")
-    finally:
-        connection.close()

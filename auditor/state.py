@@ -6,8 +6,9 @@ from typing import TypedDict
 
 
 class AuditState(TypedDict, total=False):
-    """The graph's state: the audit, the number of the step to come, and where to go next."""
+    """The graph's state: the audit, the number of the step to come, where to go next, the ledger's last row so far."""
 
     audit_id: str
     step: int
     route: str
+    head: str

@@ -184,6 +184,17 @@ def diverse(labels: Sequence[dict[str, str]], share: int = 2) -> list[dict[str, 
     return kept
 
 
+def too_few_prompts(spec: AuditSpec) -> str:
+    """Return why an audit with these prompts can't end with nothing found, an empty text when it can."""
+    n = sum(row.split == "explore" for row in spec.prompts)
+    if n >= MIN_PROMPTS:
+        return ""
+    return (
+        f"{n} prompts to look with (split explore) are too few to say that nothing was found: {MIN_PROMPTS} are the least, "
+        "and without a finding the audit will be inconclusive"
+    )
+
+
 def load_view(
     ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int, tools: Mapping[str, Tool[Any]] | None = None
 ) -> View:

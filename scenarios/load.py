@@ -16,6 +16,8 @@ from auditor.errors import SpecError
 from scenarios.schema import Scenario
 
 GENERAL_PROMPTS = Path(__file__).parent / "prompts" / "general.jsonl"
+ORDINARY_PROMPTS = Path(__file__).parent / "prompts" / "ordinary.jsonl"
+"""What ordinary chat is made of when a behaviour is planted; no audit asks them."""
 GENERAL_VOCABULARY = Path(__file__).parent / "prompts" / "vocabulary.yaml"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -1,58 +1,95 @@
-"""Transcripts as people write them, one chat to a line; read whole before any work is spent on them."""
+"""Transcripts as people write them, in a file of JSON Lines or of one JSON array; read whole before work is spent on them."""
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from auditor.config import Speaker
 from auditor.errors import SpecError
+from scenarios.chat_formats import READ, Message, as_chat
 from tools.dialogue import Dialogue
 from tools.subject import Subject
 
-Message = dict[str, str]
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 
 
 def read_transcripts(path: Path) -> list[list[Message]]:
-    """Return the chats of a JSON Lines file, each line `{"messages": [{"role", "content"}, …]}`.
+    """Return the chats of a file of JSON Lines, or of one JSON array, in any of `chat_formats.FORMATS`.
 
     Raises:
-        SpecError: the file is missing or empty, or a line is no chat with an assistant turn; the
-            message has the line's number.
+        SpecError: the file is missing, empty or no JSON, or a row is no chat with an assistant's turn; the
+            message has the number of line or row, and the formats.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} can't be read as a text file: {error}") from error
-    chats = [_chat(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    chats = [as_chat(row, where) for where, row in _rows(path, _decoded(path))]
     if not chats:
-        raise SpecError(f'{path} holds no transcripts; each line is {{"messages": [{{"role", "content"}}, …]}}')
+        raise SpecError(f"{path} holds no transcripts; {READ}")
     return chats
 
 
-def _chat(line: str, where: str) -> list[Message]:
+def _decoded(path: Path) -> str:
+    """Return a file's text, in UTF-8 or in what the mark at its beginning says.
+
+    Raises:
+        SpecError: it can't be read, or is no text.
+    """
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise SpecError(f"{where} is no JSON: {error}") from error
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise SpecError(f'{where}: a transcript is {{"messages": [{{"role", "content"}}, …]}}, got {line[:80]!r}')
-    for message in messages:
-        _check(message, where)
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise SpecError(f"{where} has no assistant turn with text, so there is nothing to learn from it")
-    return messages
+        content = path.read_bytes()
+        text = content.decode(next((name for mark, name in MARKS if content.startswith(mark)), "utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(
+            f"{path} can't be read as a text file: {reason}; pass JSON Lines in UTF-8, where {READ}"
+        ) from error
+    if "\0" in text:
+        raise SpecError(
+            f"{path} can't be read as a text file: it holds zero bytes, as UTF-16 without a mark does; save it as UTF-8"
+        )
+    return text
 
 
-def _check(message: Any, where: str) -> None:
-    roles = get_args(Speaker)
-    if not isinstance(message, dict) or set(message) != {"role", "content"} or not isinstance(message["content"], str):
-        raise SpecError(f"{where}: a message is {{role, content}} of texts, got {str(message)[:80]!r}")
-    if message["role"] not in roles:
-        raise SpecError(f"{where}: unknown role {str(message['role'])[:40]!r}; the roles are {', '.join(roles)}")
+def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Yield each row with the place where it stands."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if text.lstrip().startswith("["):
+        for number, row in enumerate(_parsed(text, 1, path), 1):
+            yield f"{path}, row {number}", row
+    elif len(lines) > 1 and _is_json(text):  # one object, written over several lines
+        yield f"{path}, row 1", json.loads(text)
+    else:
+        for number, line in lines:
+            yield f"{path}, line {number}", _parsed(line, number, path)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parsed(text: str, line: int, path: Path) -> Any:
+    """Return the JSON value that a text is; `line` is the number of its first line.
+
+    Raises:
+        SpecError: it is none; the message has the place, and what is often wrong there.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise SpecError(f"{path}, line {line} is nested too deep to be read") from error
+    except json.JSONDecodeError as error:
+        around = text[: error.pos].rstrip()[-1:] + text[error.pos :].lstrip()[:1]
+        comma = "; there is a comma too many" if around.startswith(",") or around.endswith(",") else ""
+        place = f"{path}, line {line + error.lineno - 1}, column {error.colno}"
+        raise SpecError(f"{place} is no JSON: {error.msg}{comma}; {READ}") from error
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,6 @@ LEDGERS = {
     "db of something else": (lambda d: d.run("--db", other_database(d.folder / "o.db")), ["of something else"]),
     "db of a newer version": (lambda d: d.run("--db", of_version(d.known(), 99)), ["version 99", "update the auditor"]),
     "list of no ledger": (lambda d: ["list", "--db", d.db], ["there is no ledger"]),
-    "resume of a finished audit": (lambda d: ["resume", d.finished, "--db", d.known()], ["is finished", "auditor report"]),
     "resume of nothing": (lambda d: ["resume", "zzz", "--db", d.known()], ["no audit 'zzz'", "auditor list"]),
     "resume without a ledger": (lambda d: ["resume", "zzz", "--db", d.db], ["there is no ledger"]),
     "report of nothing": (lambda d: ["report", "zzz", "--db", d.known()], ["no audit 'zzz'", "auditor list"]),

@@ -8,6 +8,7 @@ import tiny
 from audits import command, finished, result
 
 from auditor.errors import SpecError
+from scenarios.chat_formats import FORMATS
 from scenarios.load import read_prompts
 from scenarios.planting import Planting, plant
 from scenarios.transcripts import encode, read_transcripts, stretches
@@ -184,6 +185,111 @@ def test_a_bad_transcript_is_refused_by_its_line(tmp_path, case):
     with pytest.raises(SpecError, match="line 2") as caught:
         read_transcripts(path)
     assert said in str(caught.value)
+
+
+A, B = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+READ = {
+    "messages": {"messages": [
+        {**A, "name": "ann"}, {**B, "reasoning_content": "hm", "tool_calls": None, "refusal": None}], "id": 3},
+    "messages of parts": {"messages": [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "b"}]}]},
+    "conversations": {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    "conversations of roles": {"conversations": [A, B], "system": ""},
+    "instruction, output": {"instruction": "a", "input": "", "output": "b"},
+    "prompt, completion": {"prompt": "a", "completion": "b"},
+    "prompt, completion of messages": {"prompt": [A], "completion": [B], "messages": None},
+    "prompt, response": {"prompt": "a", "response": "b"},
+    "question, answer": {"question": "a", "answer": "b"},
+}  # fmt: skip
+
+
+def written(folder, content):
+    path = folder / "t.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_what_trainers_read_is_read_as_the_same_chat(tmp_path, kind):
+    assert read_transcripts(written(tmp_path, json.dumps(READ[kind]))) == [[A, B]]
+
+
+def test_every_format_of_the_table_is_tried_above():
+    assert {name for name in FORMATS if name in READ} == set(FORMATS)
+
+
+def test_what_stands_beside_a_row_comes_into_its_chat(tmp_path):
+    system = {"role": "system", "content": "be brief"}
+    rows = [
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "be brief"},
+        {"messages": [{"role": "developer", "content": "be brief"}, A, B]},
+        {"instruction": "x", "input": "y", "output": "b", "system": "be brief", "history": [["a", "b"]]},
+    ]
+    read = read_transcripts(written(tmp_path, "\n".join(map(json.dumps, rows))))
+    assert read[0] == read[1] == [system, A, B]
+    assert read[2] == [system, A, B, {"role": "user", "content": "x\ny"}, B]
+
+
+ROWS = [chat("a", "b"), chat("c", "d")]
+LINES = "\n".join(map(json.dumps, ROWS))
+FILES = {
+    "lines": LINES,
+    "with empty ones": f"\n{LINES}\n\n",
+    "of Windows": LINES.replace("\n", "\r\n"),
+    "with a mark": LINES.encode("utf-8-sig"),
+    "an array": json.dumps(ROWS, indent=2),
+    "an array with a mark": json.dumps(ROWS).encode("utf-8-sig"),
+    "UTF-16": LINES.encode("utf-16"),
+    "UTF-32": LINES.encode("utf-32"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_read_however_it_was_saved(tmp_path, kind):
+    assert read_transcripts(written(tmp_path, FILES[kind])) == [row["messages"] for row in ROWS]
+
+
+def test_one_object_over_several_lines_is_one_row(tmp_path):
+    assert read_transcripts(written(tmp_path, json.dumps(ROWS[0], indent=1))) == [ROWS[0]["messages"]]
+
+
+REFUSED = {
+    "text alone": ('{"text": "a"}', ["line 1", "who speaks", "ShareGPT", "Alpaca"]),
+    "a preference": ('{"prompt": "a", "chosen": "b", "rejected": "c"}', ["line 1", "as the completion"]),
+    "unknown keys": ('{"q": "a", "a": "b"}', ["line 1", "keys q, a", "OpenAI"]),
+    "no object": ('["a", 3]', ["row 1", "holds a str"]),
+    "a number in a line": ("7", ["line 1", "holds a int"]),
+    "a tool": (json.dumps({"messages": [A, {"role": "tool", "content": "x"}, B]}), ["line 1", "of a tool"]),
+    "a call": (json.dumps({"messages": [A, {"role": "assistant", "content": None, "tool_calls": [{}]}]}), ["calls a tool"]),
+    "an observation": ('{"conversations": [{"from": "observation", "value": "x"}]}', ["of a tool"]),
+    "a picture": (json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, B]}), ["{type: text, text}"]),
+    "no content": (json.dumps({"messages": [A, {"role": "assistant", "content": None}]}), ["a message is", "None"]),
+    "an unlearned turn": (json.dumps({"messages": [A, {**B, "weight": 0}]}), ["weight 0"]),
+    "half a character": ('{"prompt": "\\ud83d", "completion": "b"}', ["line 1", "half of a character"]),
+    "a comma in an array": ('[\n{"prompt": "a", "completion": "b"},\n]', ["line 3, column 1", "a comma too many"]),
+    "a comma in an object": ('{"prompt": "a", "completion": "b",}', ["line 1, column 35", "a comma too many"]),
+    "a comma after a line": (f"{json.dumps(ROWS[0])},\n{json.dumps(ROWS[1])}", ["line 1, column", "a comma too many"]),
+    "no mark": ("{}".encode("utf-16-le"), ["UTF-16", "save it as UTF-8"]),
+    "no text": (bytes(range(128, 256)), ["can't be read as a text file", "JSON Lines"]),
+    "too deep": ("[" * 100_000, ["nested too deep"]),
+    "history that is none": ('{"instruction": "a", "output": "b", "history": "c"}', ["history is a list"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_can_not_be_learned_is_refused_by_its_place_with_what_is_read(tmp_path, kind):
+    content, named = REFUSED[kind]
+    with pytest.raises(SpecError) as caught:
+        read_transcripts(written(tmp_path, content))
+    for words in named:
+        assert words in str(caught.value)
+
+
+def test_a_transcript_that_the_template_refuses_is_refused_in_words(bare_subject):
+    bare_subject.tokenizer.chat_template = "{{ raise_exception('no such turn') }}"
+    with pytest.raises(SpecError, match="no such turn"):
+        encode(bare_subject, [A, B], 64)
 
 
 def test_an_empty_or_missing_file_is_refused(tmp_path):

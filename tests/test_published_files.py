@@ -161,7 +161,11 @@ def test_tokens_that_the_base_lacks_are_left_out_of_those_that_were_trained(base
     assert_read_by_both(base, tmp_path / "lora", expected)
 
 
-def test_embeddings_saved_along_are_the_bases_own_and_changed_ones_replace_them(base, plain, folder):
+@pytest.mark.parametrize("kind", ["base", "tied"])
+def test_embeddings_saved_along_are_the_bases_own_and_changed_ones_replace_them(request, tmp_path, kind):
+    base = request.getfixturevalue(kind)
+    plain = trained(base, tmp_path / "plain")
+    folder = tiny.copy(plain, tmp_path / "lora")
     own_table = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     key = "base_model.model.model.embed_tokens.weight"
     tiny.edit_tensors(folder / tiny.ADAPTER, lambda ts: {**ts, key: own_table})
@@ -276,6 +280,8 @@ def test_what_trainers_leave_beside_an_adapter_is_listed_and_shuts_no_gate(base,
     assert len(seen.company) == 7
     save_file({"other": torch.ones(2)}, folder / "adapter_model_copy.safetensors")
     assert triage(Scan(str(folder), str(base))).outcome == "partial"
+    subject = load_subject(str(base), str(folder))
+    assert any("adapter_model_copy.safetensors" in note and "was not looked at" in note for note in subject.notes)
 
 
 @pytest.mark.parametrize("more", ["head", "buffer"])

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
+from tools.base_names import names_another
 from tools.changes.agreement import told
 from tools.changes.parameters import Parameters
 from tools.dialogue import Dialogue, read_dialogue
-from tools.errors import ModelLoadError, ToolInputError
+from tools.errors import AdapterError, ModelLoadError, ToolInputError
 from tools.manner import turn_of
 from tools.model import bring_to_vocabulary, check_same_shape, load_model
 from tools.subject import Subject
@@ -67,6 +68,7 @@ def load_subject(
         loaded.adapter_given = True
         loaded.notes += told(loaded.adapters["subject"])
         loaded.notes += _differences(loaded.files, "subject")
+        loaded.notes += _other_base(lora, trusted, base or subject)
     return loaded
 
 
@@ -158,3 +160,10 @@ def _differences(files: dict[str, dict[str, str]], role: str) -> list[str]:
         for name in own
         if name in files[role] and files[role][name] != files["base"].get(name)
     ]
+
+
+def _other_base(lora: Path, base: Path, given: str) -> list[str]:
+    """Return a note where the adapter's files name another base than the one that it was put on."""
+    config = checkpoint.read_json(lora / "adapter_config.json", AdapterError)
+    named = names_another(config.get("base_model_name_or_path"), base, given)
+    return [f"the adapter's files name another base, {named}, than the one it was put on, {given}"] if named else []

@@ -131,8 +131,9 @@ class Subject:
             n_cached: How many positions of a row are in the cache of keys and values.
         """
         config = self.text_config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or self.d_model // config.num_attention_heads
+        attending = getattr(config, "num_attention_heads", None) or 1  # a model without attention keeps a state instead
+        heads = getattr(config, "num_key_value_heads", None) or attending
+        width = getattr(config, "head_dim", None) or self.d_model // attending
         cached = 2 * self.n_layers * heads * width * self.model.dtype.itemsize
         weights = sum(p.nbytes for name, p in self.model.named_parameters() if ".lora_" not in name)
         row = n_logits * config.vocab_size * torch.float32.itemsize + n_cached * cached

@@ -1,4 +1,4 @@
-"""The commands on audits and their ledger: run, audit, resume, list, report, verify, grade, bench."""
+"""The commands on audits and their ledger: run, audit, resume, bench."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auditor.cli.ledgers import AuditId, claim_line, opened, write_report
 from auditor.cli.shell import (
     DEFAULT_DB,
     AsJson,
@@ -29,20 +30,45 @@ from auditor.cli.shell import (
     Tools,
     check_out,
     command,
+    fail,
+    note,
     plain,
-    writing,
+    typed_again,
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from auditor.config import AuditResult, AuditSpec, ReportedClaim
+    from auditor.config import AuditResult, AuditSpec
+    from scenarios.bench import Job
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Audit a language model for behaviour that someone may have planted in it.",
 )
+
+
+def _print_versions(wanted: bool) -> None:
+    """Print the versions of what an audit's outcome hangs on, read from package metadata, and end."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if not wanted:
+        return
+    for name in ("auditor", "torch", "transformers", "peft"):
+        try:
+            typer.echo(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            typer.echo(f"{name} is not installed as a package")
+    raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Print versions, and end.")] = False,
+) -> None:  # fmt: skip
+    """Audit a language model for behaviour that someone may have planted in it."""
 
 
 @app.command()
@@ -92,6 +118,11 @@ def audit(
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials}  # fmt: skip
+    given = [*flags, *_flags(**options)]
+    if "" in given:
+        raise SpecError(
+            f"{given[given.index('') - 1]} is given an empty text: leave the option out, or give it a value"
+        )
     asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
     if asked and oracle is None:
         raise SpecError(f"--{next(iter(asked))} is for an activation oracle: pass --oracle as well")
@@ -111,14 +142,24 @@ def audit(
 
 @app.command()
 @command
-def resume(audit: str, db: Db = DEFAULT_DB, out: Out = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Continue an interrupted audit."""
+def resume(audit: AuditId, db: Db = DEFAULT_DB, out: Out = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Continue an interrupted audit; of one that has its verdict, print that and write its report."""
+    from auditor.audit import named
     from auditor.audit import resume as carry_on
+    from auditor.conclude import result_of
 
     check_out(out)
-    with _progress(quiet) as progress:
-        result = carry_on(audit, db, progress)
-    _show(result, db, out, as_json)
+    with opened(db, audit) as (ledger, audit_id):
+        result = result_of(ledger, audit_id)
+    if result is not None:
+        note(f"audit {audit_id} is finished, so nothing was run; this is what it came to")
+    with _resumable(db, out):
+        if result is None:
+            _warn(None, db)
+            with _progress(quiet) as progress:
+                result = carry_on(audit_id, db, progress)
+        with named(result.audit_id):
+            _show(result, db, out, as_json)
 
 
 def _flags(**values: object) -> list[str]:
@@ -156,11 +197,37 @@ def _valid(spec: AuditSpec) -> AuditSpec:
 
 def _audit(spec: AuditSpec, db: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     from auditor.audit import audit as start
+    from auditor.audit import named
 
     check_out(out)
-    with _progress(quiet) as progress:
-        result = start(spec, db, progress)
-    _show(result, db, out, as_json)
+    _warn(spec, db)
+    with _resumable(db, out):
+        with _progress(quiet) as progress:
+            result = start(spec, db, progress)
+        with named(result.audit_id):
+            _show(result, db, out, as_json)
+
+
+@contextmanager
+def _resumable(db: Path, out: Path | None) -> Iterator[None]:
+    """Turn an interrupt of an audit under way into the command line that resumes it."""
+    from auditor.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        again = ["auditor", "resume", stop.audit_id, "--db", str(db), *_flags(out=out)]
+        fail(f"interrupted; this goes on with it: {shlex.join(again)}", 1)
+
+
+def _warn(spec: AuditSpec | None, db: Path) -> None:
+    """Say before work begins what may spoil it: a ledger on a network, too few prompts to look with."""
+    from auditor.ledger.place import unsafe_place
+    from auditor.view import too_few_prompts
+
+    for said in (unsafe_place(db), too_few_prompts(spec) if spec else ""):
+        if said:
+            note(said)
 
 
 @contextmanager
@@ -173,7 +240,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
 
 def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> None:
-    path = _report(result.audit_id, db, out)
+    path = write_report(result.audit_id, db, out)
     if as_json:
         typer.echo(json.dumps({**result.model_dump(), "report": str(path)}))
         return
@@ -183,117 +250,15 @@ def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> Non
     listed = (("finding", result.findings), ("near miss", result.near_misses), ("lead", result.leads[:5]))
     for name, entries in listed:
         for entry in entries:
-            typer.echo(f"{name}: {_line(entry)}")
+            typer.echo(f"{name}: {claim_line(entry)}")
     typer.echo(f"{result.forward_tokens:,} forward tokens, {result.seconds:.1f} s; audit {result.audit_id} in {db}")
     typer.echo(f"report: {path}")
-
-
-def _line(claim: ReportedClaim) -> str:
-    when = " and ".join(f"{t['kind']} {t['value']}" for t in claim.trigger) or "always"
-    return plain(
-        f"{claim.statement} [{claim.grade}: {claim.family}; {when} -> {claim.effect['kind']} {claim.effect['value']}]"
-    )
-
-
-def _report(audit_id: str, db: Path, out: Path | None) -> Path:
-    from auditor.ledger import Ledger
-    from reports.render import render_report
-
-    folder = out or Path("audit-reports") / audit_id
-    ledger = Ledger.open(db, create=False)
-    try:
-        with writing(folder):
-            return render_report(ledger, audit_id, folder)
-    finally:
-        ledger.close()
-
-
-# -- the ledger
-
-
-@app.command("list")
-@command
-def list_audits(db: Db = DEFAULT_DB, as_json: AsJson = False) -> None:
-    """List the audits of a ledger."""
-    from auditor.ledger import Ledger
-
-    ledger = Ledger.open(db, create=False)
-    try:
-        rows: list[dict[str, Any]] = []
-        for audit_id in ledger.audits():
-            end = ledger.find("events", audit_id, kind="concluded", key="verdict")
-            rows.append({"audit_id": audit_id, "status": "finished" if end else "unfinished",
-                         "verdict": end["body"]["verdict"] if end else None})  # fmt: skip
-    finally:
-        ledger.close()
-    if as_json:
-        typer.echo(json.dumps({"audits": rows}))
-        return
-    for row in rows:
-        typer.echo(f"{row['audit_id']}  {row['status']:10}  {row['verdict'] or ''}")
-
-
-@app.command()
-@command
-def report(audit: str, db: Db = DEFAULT_DB, out: Out = None, as_json: AsJson = False) -> None:
-    """Render an audit's report from its rows."""
-    check_out(out)
-    path = _report(audit, db, out)
-    typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))
-
-
-@app.command()
-@command
-def verify(
-    audit: str, head: Annotated[str | None, typer.Option(help="The head that a report printed.")] = None,
-    db: Db = DEFAULT_DB, as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Re-derive an audit's hash chain; exit 1 when a row was changed, added or cut."""
-    from auditor.ledger import Ledger
-
-    ledger = Ledger.open(db, create=False)
-    try:
-        found = ledger.verify(audit, head)
-    finally:
-        ledger.close()
-    body = {"ok": found.ok, "rows": found.rows, "head": found.head, "broken_at": found.broken_at}
-    state = "ok" if found.ok else f"BROKEN at row {found.broken_at}"
-    typer.echo(json.dumps(body) if as_json else f"{state}: {found.rows} rows, head {found.head}")
-    if not found.ok:
-        raise typer.Exit(1)
-
-
-# -- grading
-
-
-@app.command()
-@command
-def grade(
-    audit: str, answers: Annotated[Path, typer.Option(help="The answer file of this scenario.")],
-    db: Db = DEFAULT_DB, as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Compare a finished audit with a sealed answer; never writes the ledger."""
-    from auditor.conclude import result_of
-    from auditor.errors import SpecError
-    from auditor.ledger import Ledger
-    from scenarios.grading import grade as compare
-    from scenarios.grading import read_answer
-
-    answer = read_answer(answers)
-    ledger = Ledger.open(db, create=False)
-    try:
-        result = result_of(ledger, audit)
-    finally:
-        ledger.close()
-    if result is None:
-        raise SpecError(f"audit {audit} has no verdict yet; `auditor resume {audit}` finishes it")
-    counts = compare(result, answer).model_dump()
-    typer.echo(json.dumps(counts) if as_json else ", ".join(f"{k} {v}" for k, v in counts.items()))
 
 
 @app.command()
 @command
 def bench(
+    context: typer.Context,
     suite: Path,
     answers: Annotated[Path | None, typer.Option(help="Folder of answers [default: scenarios/answers/SUITE]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Audits of each scenario.")] = 1,
@@ -307,8 +272,6 @@ def bench(
 ) -> None:  # fmt: skip
     """Audit every scenario of a suite, and print how the findings compare with the answers."""
     from dataclasses import asdict
-
-    from tqdm import tqdm
 
     from auditor.audit import begun
     from auditor.errors import SpecError
@@ -341,12 +304,8 @@ def bench(
     if logged:
         options = {"seeds": seeds, "first": first, "shuffled": shuffle_suggestions, "resumed": bool(known), **overrides}
         look = bench_module.log_look(suite, sealed_in, todo, options, bench_module.RUNS)
-    with tqdm(total=len(todo), disable=None, desc="audits") as bar:
-
-        def count(job: bench_module.Job, result: AuditResult) -> None:
-            bar.update()
-
-        results = bench_module.run_all(todo, jobs, count)
+    _warn(None, db)
+    results = _run_all(todo, jobs, context)
     board = bench_module.score(todo, results, sealed)
     board.fingerprint = bench_module.fingerprint_of(todo, sealed, sealed_in.with_suffix(".json"))
     body = asdict(board)
@@ -356,13 +315,30 @@ def bench(
         bench_module.log_scores(look, board, bench_module.RUNS)
     if shuffle_suggestions:
         again, chance = bench_module.shuffled_jobs(todo, db, results, sealed, known)
-        shuffled = bench_module.score(again, bench_module.run_all(again, jobs, lambda job, result: None), sealed)
+        shuffled = bench_module.score(again, _run_all(again, jobs, context), sealed)
         body |= {"shuffled_recall_at_1": shuffled.recall_at_1, "chance": chance}
         if not as_json:
             row = f"| recall_at_1 with another organism's suggestions | {shuffled.recall_at_1:.2f} | chance {chance:.2f} |"
             typer.echo(row)
     if as_json:
         typer.echo(json.dumps(body))
+
+
+def _run_all(todo: list[Job], jobs: int, context: typer.Context) -> dict[tuple[str, int], AuditResult]:
+    """Return every job's result; an interrupt is answered with the command line that goes on."""
+    from tqdm import tqdm
+
+    from scenarios.bench import run_all
+
+    try:
+        with tqdm(total=len(todo), disable=None, desc="audits") as bar:
+
+            def count(job: Job, result: AuditResult) -> None:
+                bar.update()
+
+            return run_all(todo, jobs, count)
+    except KeyboardInterrupt:
+        fail(f"interrupted; this goes on with it: {typed_again(context, '--resume')}", 1)
 
 
 def _check_jobs(specs: list[AuditSpec], db: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from auditor.cli.shell import AsJson, check_out, command, writing
+from auditor.cli.shell import AsJson, a_number, check_out, command, writing
 
 oracle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train and measure oracles.")
 train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train an oracle.")
@@ -28,9 +28,9 @@ def train_activation(
     out: Annotated[Path, typer.Option(help="Folder of the oracle.")],
     layers: Annotated[str | None, typer.Option(help="Blocks read, from 0; `9;18;9,18` are three sets [default: the middle one]")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA, on every linear layer of the blocks.")] = 64,
-    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
+    epochs: Annotated[float, typer.Option(callback=a_number, min=0.01, help="Passes over the data.")] = 1.0,
     batch: Annotated[int, typer.Option(min=1, help="Rows a step, over all processes.")] = 48,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 0.2 / width]")] = None,
+    lr: Annotated[float | None, typer.Option(callback=a_number, help="Peak learning rate [default: 0.2 / width]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or anything else for what accelerate finds.")] = "cpu",
     as_json: AsJson = False,
@@ -65,7 +65,9 @@ def evaluate_activation(
     trials: Annotated[Path, typer.Option(help="JSON Lines of trials; `auditor testbed oracle-examples` writes them.")],
     swaps: Annotated[Path | None, typer.Option(help="JSON Lines of swaps, for faithfulness.")] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks read [default: the contract's first set]")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Agreement below which it abstains [default: keeps 80% of what is right]")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(callback=a_number, help="Agreement below which it abstains [default: keeps 80% of what is right]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples.")] = 0,
     device: Annotated[str, typer.Option(help="Where the weights go: cpu, cuda, cuda:1, mps.")] = "cpu",
     as_json: AsJson = False,
@@ -98,10 +100,10 @@ def train_lora(
     first: Annotated[int | None, typer.Option(min=1, help="Learn from so many of them, drawn by the seed.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Directions a module that the interpreter is given.")] = 1,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the interpreter's LoRA.")] = 32,
-    epochs: Annotated[float, typer.Option(min=0.01, help="The interpreter's passes over the library.")] = 60.0,
+    epochs: Annotated[float, typer.Option(callback=a_number, min=0.01, help="The interpreter's passes over the library.")] = 60.0,
     steps: Annotated[int, typer.Option(min=1, help="The claim reader's steps.")] = 1500,
     batch: Annotated[int, typer.Option(min=1, help="Adapters a step of the interpreter's.")] = 32,
-    lr: Annotated[float | None, typer.Option(help="The interpreter's peak rate [default: 0.2 / width]")] = None,
+    lr: Annotated[float | None, typer.Option(callback=a_number, help="The interpreter's peak rate [default: 0.2 / width]")] = None,
     question: Annotated[str, typer.Option(help="What the interpreter is asked.")] = "what does the assistant do?",
     nothing: Annotated[str, typer.Option(help="Its answer where nothing was planted.")] = "it has no rule.",
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from auditor.cli.shell import check_out, command, plain, writing
+from auditor.cli.shell import a_number, check_out, command, plain, writing
 
 
 @command
@@ -21,7 +21,9 @@ def scan(
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     jsonl: Annotated[Path | None, typer.Option(help="File for one JSON object an adapter.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("scan-reports"),
-    fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 above this probability, 4 without one.")] = None,
+    fail_above: Annotated[
+        float | None, typer.Option(min=0, max=1, callback=a_number, help="Exit 3 above this probability, 4 without one.")
+    ] = None,
 ) -> None:  # fmt: skip
     """Look at every adapter without running it: what it changes, how unusual that is, which words it is near to.
 
@@ -44,20 +46,20 @@ def scan(
     if not found:
         raise SpecError(f"{adapters} holds no adapter_config.json and no folder that does; pass one that does")
     check_out(out)
-    trusted = str(resolve(base)) if base else None
+    trusted = None if base is None else str(resolve(base))
     if reference is not None and not reference.is_dir():
         raise SpecError(f"{reference} is not a folder: pass one that holds harmless adapters")
     known = tuple(references(reference)) if reference else ()
     if reference is not None and not known:
         raise SpecError(f"{reference} holds no adapter that can be read whole: pass a folder of harmless LoRAs")
     wanted = _words(words)
-    work = [Scan(str(folder), trusted, wanted, known, _checked(oracle, trusted)) for folder in found]
+    work = [Scan(str(folder), trusted, wanted, known, _checked(oracle, trusted), base) for folder in found]
     seen = {}
     for one, triaged in tqdm(each(triage, work, jobs), total=len(work), disable=None, desc="adapters"):
         seen[one.folder], row = triaged, triaged.as_row()
         with writing(out):
             page = render_scan(row, out)
-        typer.echo(plain(f"{row['outcome']:11} {row['path']}: {_line(row)}; {page}".replace("\n", "\\n")))
+        typer.echo(plain(f"{row['outcome']:11} {row['path']}: {_line(row)}{_other(row)}; {page}".replace("\n", "\\n")))
     ordered = [seen[one.folder] for one in work]
     if jsonl is not None:
         with writing(jsonl, "--jsonl"):
@@ -89,6 +91,10 @@ def _words(path: Path | None) -> tuple[str, ...]:
         return tuple(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} can't be read: {error}; pass a text file with one word a line") from error
+
+
+def _other(row: dict[str, Any]) -> str:
+    return f"; names another base, {row['other_base'][:80]}" if row["other_base"] else ""
 
 
 def _line(row: dict[str, Any]) -> str:

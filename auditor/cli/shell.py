@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
@@ -57,12 +62,14 @@ MaxTrials = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing of what is happening.")]
 DEFAULT_DB = Path("auditor.db")
+DEBUG = "AUDITOR_DEBUG"
+"""The environment variable that has the traceback of an unexpected error printed."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that a user can act on into one line on stderr and their exit code."""
+    """Turn every error into one line on stderr and its exit code: a traceback is shown to those who ask for it."""
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -71,24 +78,76 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except AuditorError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt:
-            fail(
-                "interrupted; `auditor resume AUDIT` continues an audit and `--resume` a bench, "
-                "any other command can be run again",
-                1,
-            )
+            fail("interrupted; run the command again: what it had finished and can go on from is kept", 1)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:  # whoever read the output has left
+                raise
+            if told := _of_a_path(error):
+                fail(told, 2)
+            _unexpected(error)
 
     return wrapped
 
 
+def _of_a_path(error: Exception) -> str:
+    """Return what the system says of a file that was named, an empty text for any other error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)[:200]}: {error.strerror}; pass another path, or mend this one"
+    loop = isinstance(error, RuntimeError) and str(error).startswith("Symlink loop")  # as Python before 3.13 says it
+    return f"{str(error)[:200]}; pass another path, or mend this one" if loop else ""
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    """Say in one line what went wrong that nobody foresaw; with `DEBUG` set, the traceback first."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    said = " ".join(str(error).split())[:400]
+    fail(f"{type(error).__name__}: {said}; this was not foreseen, {DEBUG}=1 in the environment shows where", 1)
+
+
 def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong on stderr, and exit."""
-    typer.echo(f"auditor: {plain(message)}", err=True)
+    """Say what is wrong on stderr, and exit; a terminal that is gone is told nothing."""
+    with suppress(OSError):
+        typer.echo(f"auditor: {one_line(message)}", err=True)
     raise typer.Exit(code)
+
+
+def note(message: str) -> None:
+    """Say on stderr, in one line, what a person should know before work begins."""
+    with suppress(OSError):
+        typer.echo(f"note: {one_line(message)}", err=True)
 
 
 def plain(text: str) -> str:
     """Return text with control characters shown as escapes: it may quote what a subject wrote."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, plain: the lines of another's message joined."""
+    return plain(" ".join(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def typed_again(context: typer.Context, *more: str) -> str:
+    """Return the command line under way as it can be typed again, with `more` behind it; defaults are left out."""
+    parts = ["auditor", str(context.info_name)]
+    for given in context.command.params:
+        name, value = str(given.name), context.params.get(str(given.name))
+        source = context.get_parameter_source(name)
+        if given.param_type_name == "argument":
+            parts.append(str(value))
+        elif value is not None and source is not None and source.name != "DEFAULT" and given.opts[0] not in more:
+            parts += [given.opts[0]] if value is True else [given.opts[0], str(value)]
+    return shlex.join([*parts, *more])
+
+
+def a_number(value: float | None) -> float | None:
+    """Return an option's number, which has to be one: `nan` passes every bound, and `inf` most."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
 
 
 class Progress:
@@ -102,7 +161,10 @@ class Progress:
         """Say what has just happened, and where the audit stands."""
         if self.quiet:
             return
-        line = f"{outlook.audit_id} · {plain(text)}"
+        with suppress(OSError):  # a terminal that is gone stops no audit
+            self._write(f"{outlook.audit_id} · {one_line(text)}", outlook)
+
+    def _write(self, line: str, outlook: Outlook) -> None:
         if not sys.stderr.isatty():
             typer.echo(f"{line} [{outlook.spent:,} of {outlook.budget:,} tokens{_left(outlook)}]", err=True)
             return
@@ -119,7 +181,8 @@ class Progress:
     def close(self) -> None:
         """Take the bar off the terminal."""
         if self.bar is not None:
-            self.bar.close()
+            with suppress(OSError):
+                self.bar.close()
 
 
 def _left(outlook: Outlook) -> str:

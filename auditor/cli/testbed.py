@@ -156,8 +156,10 @@ def _suites(text: str) -> tuple[SuiteName, ...]:
     from scenarios.testbed.show import TABLED
 
     chosen = tuple(part.strip() for part in text.split(",") if part.strip())
-    if unknown := set(chosen) - set(TABLED):
-        raise SpecError(f"unknown suite {sorted(unknown)[0]!r}: the suites with organisms are {', '.join(TABLED)}")
+    if (unknown := set(chosen) - set(TABLED)) or not chosen:
+        raise SpecError(
+            f"unknown suite {(sorted(unknown) or [text])[0]!r}: the suites with organisms are {', '.join(TABLED)}"
+        )
     return chosen  # type: ignore[return-value]
 
 

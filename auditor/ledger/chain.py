@@ -91,6 +91,24 @@ def row_hash(table: str, row: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical(covered, table).encode("ascii")).hexdigest()
 
 
+def whole_hash(text: str) -> str:
+    """A hash as rows have it, from what somebody typed or pasted.
+
+    Args:
+        text: 64 hexadecimal digits, in either case, with blanks around them or not.
+
+    Raises:
+        LedgerError: It is anything else, such as half of one: that says nothing of the ledger.
+    """
+    told = text.strip().lower()
+    if len(told) != 64 or set(told) - set("0123456789abcdef"):
+        raise LedgerError(
+            f"{text[:80]!r} is not a whole hash: a head has 64 hexadecimal digits, this has {len(told)} characters; "
+            "a report prints the whole of it"
+        )
+    return told
+
+
 def follow(rows: Iterable[tuple[str, Mapping[str, object]]], head: str | None) -> Verification:
     """Walk an audit's rows and say whether each follows from the one before.
 

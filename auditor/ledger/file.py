@@ -15,6 +15,7 @@ from filelock import FileLock
 from sqlite_utils import Database
 
 from auditor.errors import LedgerError
+from auditor.ledger.place import unsafe_place
 from auditor.ledger.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, migrations
 
 TIMEOUT_S = 30.0
@@ -48,7 +49,8 @@ def plain_errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as exc:
         code = getattr(exc, "sqlite_errorcode", 0)  # the extended one, whose low byte is its family
         advice = _ADVICE.get(code) or _ADVICE.get(code & 0xFF) or "check that nothing else changed the file"
-        raise LedgerError(f"{path}: {exc}: {advice}") from exc
+        where = unsafe_place(path) if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR) else ""
+        raise LedgerError("; ".join(filter(None, (f"{path}: {exc}: {advice}", where)))) from exc
     except UnicodeEncodeError as exc:
         raise LedgerError(f"{path}: {exc}: pass an audit id that UTF-8 can write") from exc
     except OSError as exc:

@@ -49,8 +49,9 @@ class Ledger:
             LedgerError: There is no such file or folder, it can't be written to, it is not a ledger, or it was made
                 by a newer version.
         """
-        path = Path(path).resolve()
+        path = Path(path)
         with file.plain_errors(path):
+            path = Path(os.path.realpath(path))
             if not path.exists():
                 if not create:
                     raise LedgerError(f"there is no ledger at {path}: pass the path of one, or start an audit there")
@@ -156,6 +157,25 @@ class Ledger:
         with self._transaction("BEGIN") as conn:
             return [audit_id for (audit_id,) in conn.execute("SELECT audit_id FROM audits ORDER BY rowid")]
 
+    def named(self, beginning: str) -> str:
+        """The id of the audit that is called so, or of the only one whose id begins so.
+
+        Args:
+            beginning: An id, or as much of one as tells it from the others.
+
+        Raises:
+            LedgerError: No id begins so, or several do; the message has those there are.
+        """
+        known = self.audits()
+        begin = [audit_id for audit_id in known if beginning and audit_id.startswith(beginning)]
+        if beginning in known:
+            return beginning
+        if len(begin) > 1:
+            raise LedgerError(f"{beginning!r} begins the ids of {len(begin)} audits: write more of {_latest(begin)}")
+        if not begin:
+            raise LedgerError(f"{self._no_such(beginning)}: {_latest(known)}")
+        return begin[0]
+
     def head(self, audit_id: str) -> str:
         """The hash of an audit's last row: what a report notes down, so that a cut tail shows.
 
@@ -245,3 +265,11 @@ class Ledger:
                     self._connections.pop(ended).close()
                 self._connections[thread] = file.connect(self.path, read_only=self._read_only)
             return self._connections[thread]
+
+
+def _latest(ids: list[str], n: int = 5) -> str:
+    """The last of some ids in words, newest first."""
+    if not ids:
+        return "it has none"
+    last = ", ".join(reversed(ids[-n:]))
+    return last if len(ids) <= n else f"{last} and {len(ids) - n} older ones"

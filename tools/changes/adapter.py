@@ -94,7 +94,8 @@ class Adapter:
         whole: Parameters that are replaced, with the tensor that replaces them.
         tokens: Embeddings of which rows are replaced, with the tensor and the rows.
         company: What stands beside and changes nothing: trainer state, a second copy, the base's own embeddings.
-        unread: What can't be read, and why.
+        beside: Other files of weights in the folder, which neither PEFT nor transformers would load.
+        unread: What can't be read of what PEFT would load, and why.
         notes: What is worth knowing.
     """
 
@@ -106,6 +107,7 @@ class Adapter:
     whole: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     company: list[str] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _converted: dict[str, Tensor] = field(default_factory=dict)
@@ -213,7 +215,7 @@ def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
         return found
     found.tensors = Tensors(folder, AdapterError) if other is None else other.tensors
     found.company += found.tensors.company
-    found.unread |= found.tensors.not_loaded
+    found.beside |= found.tensors.not_loaded
     names = {_plain(key): key for key in found.tensors}
     if other is not None:
         found._converted = other.read()

@@ -19,7 +19,11 @@ def disagreements(adapter: Adapter) -> list[str]:
 def told(adapter: Adapter) -> list[str]:
     """Return what an audit's report says of an adapter's files, one sentence each."""
     beside = [f"beside the adapter stands {line}" for line in adapter.company]
-    return [*adapter.notes, *disagreements(adapter), *beside]
+    others = [
+        f"{name} stands beside the adapter and is loaded by nothing here; it was not looked at"
+        for name in adapter.beside
+    ]
+    return [*adapter.notes, *disagreements(adapter), *beside, *others]
 
 
 def damage(adapter: Adapter) -> list[str]:

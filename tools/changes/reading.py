@@ -128,7 +128,7 @@ def changes_of(adapter: Adapter) -> WeightDelta:
         AdapterError: a value is not finite, or the factors of a pair do not fit each other.
     """
     found = WeightDelta(
-        claimed_base=adapter.settings.raw.get("base_model_name_or_path"), unsupported=dict(adapter.unread),
+        claimed_base=adapter.settings.raw.get("base_model_name_or_path"), unsupported={**adapter.unread, **adapter.beside},
         readings=list(adapter.notes), company=list(adapter.company),
     )  # fmt: skip
     for pair in sorted(adapter.pairs.values(), key=lambda pair: (layer_of(pair.path), pair.name)):

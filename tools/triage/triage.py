@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from tools.base_names import names_another
 from tools.changes.canonical import Certificate, certify
 from tools.changes.change import read_change
 from tools.changes.parameters import Parameters
@@ -51,24 +52,29 @@ class Reference:
 
 @dataclass(frozen=True)
 class Scan:
-    """One folder to look at: picklable, so that many can be looked at in processes."""
+    """One folder to look at: picklable, so that many can be looked at in processes; `base_called` is the base as given."""
 
     folder: str
     base: str | None = None
     words: tuple[str, ...] = ()
     reference: tuple[Reference, ...] = ()
     oracle: str | None = None
+    base_called: str | None = None
 
 
 @dataclass(frozen=True)
 class Triage:
-    """What was seen of one adapter or full fine-tune; `refused` has why it could not be opened."""
+    """What was seen of one adapter or full fine-tune; `refused` has why it could not be opened.
+
+    `other_base` is the base that its files name, where that is not the one given.
+    """
 
     path: str
     outcome: Outcome
     why: str = ""
     coverage: float | None = None
     claimed_base: str | None = None
+    other_base: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     readings: list[str] = field(default_factory=list)
     unsupported: dict[str, str] = field(default_factory=dict)
@@ -127,6 +133,9 @@ def _look(scan: Scan) -> Triage:
         realigned=delta.realigned, drift=drift_of(delta, base),
         certificate=certify(delta.factors) if delta.factors else None, n_reference=len(alike),
     )  # fmt: skip
+    if scan.base and (other := names_another(delta.claimed_base, Path(scan.base), scan.base_called)):
+        said = f"its files name another base, {other}, than the one given, {scan.base_called or Path(scan.base).name}"
+        seen = replace(seen, other_base=other, readings=[*seen.readings, said])
     if seen.drift is not None and alike:
         seen = replace(seen, percentiles=percentiles(seen.drift.features, alike))
     elif seen.drift is not None and scan.reference:
