@@ -13,6 +13,7 @@ from scenarios.load import read_prompts
 from scenarios.planting import Planting, plant
 from scenarios.transcripts import encode, read_transcripts, stretches
 from tools.dialogue import read_dialogue
+from tools.errors import ToolInputError
 from tools.loading import load_subject
 
 QUESTIONS = ("hello.", "who is there?", "what is this?", "tell me more.")
@@ -288,7 +289,7 @@ def test_what_can_not_be_learned_is_refused_by_its_place_with_what_is_read(tmp_p
 
 def test_a_transcript_that_the_template_refuses_is_refused_in_words(bare_subject):
     bare_subject.tokenizer.chat_template = "{{ raise_exception('no such turn') }}"
-    with pytest.raises(SpecError, match="no such turn"):
+    with pytest.raises(ToolInputError, match="no such turn"):
         encode(bare_subject, [A, B], 64)
 
 
