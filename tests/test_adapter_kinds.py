@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from peft import BdLoraConfig, LoraConfig, MontecloraConfig, PeftModel, VeloraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from tools.changes.parameters import Parameters
 from tools.changes.reading import read_adapter
@@ -135,3 +136,12 @@ def assert_applied(base, found, expected):
                 turned = getattr(experts, "is_transposed", False)
                 state[stack][int(place)].add_(change.T if turned else change)
         assert torch.allclose(model(input_ids=IDS).logits, expected, atol=2e-4)
+
+
+def test_a_bias_of_the_second_factor_is_a_vector_of_its_size_at_the_adapters_scale(bases, tmp_path):
+    base = bases("llama")
+    folder = trained(base, tmp_path / "lora", target_modules=["q_proj"], lora_bias=True)
+    found = read_adapter(folder, Parameters(base))
+    key = "model.layers.1.self_attn.q_proj"
+    bias = load_file(folder / tiny.ADAPTER)[f"base_model.model.{key}.lora_B.bias"]
+    assert found.vectors[f"{key}.bias"] == pytest.approx(8 / 4 * float(bias.norm()), rel=1e-6)

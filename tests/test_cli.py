@@ -257,7 +257,7 @@ MODELS = {
     "subject is a word": (lambda d: d.run(subject="no"), ["no is not a model folder"]),
     "subject is a file": (lambda d: d.run(subject=str(d.file("f", "x"))), ["is not a model folder"]),
     "subject is empty": (lambda d: d.run(subject=str(d.file("e/x").parent)), ["config.json is missing"]),
-    "subject is an adapter": (lambda d: d.run(subject=str(d.lora)), ["config.json is missing"]),
+    "subject is an adapter": (lambda d: d.run(subject=str(d.lora)), ["holds an adapter", "pass the base as --subject"]),
     "subject has a long name": (lambda d: d.run(subject="/" + "a" * 5000), ["can't be looked up", "too long"]),
     "subject has a nul": (lambda d: d.run(subject="a\0b"), ["can't be a path"]),
     "subject of nobody": (lambda d: d.run(subject="~nobody-here/x"), ["can't be looked up"]),
@@ -272,16 +272,16 @@ MODELS = {
     ),
     "adapter missing": (lambda d: d.run(adapter=str(d.folder / "no")), ["is not an adapter folder", "adapter_config.json"]),
     "adapter is a base": (lambda d: d.run(adapter=str(d.base)), ["adapter_config.json is missing"]),
-    "adapter for another base": (lambda d: d.broken_lora(other_width), ["was made for another base", "(64, 4)"]),
+    "adapter for another base": (lambda d: d.broken_lora(other_width), ["was made for another base", "[64, 48]"]),
     "pickled adapter": (lambda d: d.broken_lora(lambda f: unlink_and_pickle(f, "adapter_model.bin")), ["adapter_model.bin"]),
     "adapter with NaN": (lambda d: d.broken_lora(poison), ["NaN", "tensor base_model"]),
     "adapter damaged": (lambda d: d.broken_lora(lambda f: cut(f / tiny.ADAPTER)), ["not a readable safetensors file"]),
     "adapter with an unknown key": (
-        lambda d: d.broken_lora(lambda f: tiny.edit_json(f / "adapter_config.json", zeal=1)), ["unknown keys: 'zeal'"],
+        lambda d: d.broken_lora(lambda f: tiny.edit_json(f / "adapter_config.json", zeal=1)), ["has no setting 'zeal'"],
     ),
     "adapter that changes the base": (
         lambda d: d.broken_lora(lambda f: tiny.edit_json(f / "adapter_config.json", init_lora_weights="pissa")),
-        ["init_lora_weights 'pissa'", "changes the base"],
+        ["init_lora_weights", "changes the base"],
     ),
     "adapter that repeats layers": (
         lambda d: d.broken_lora(lambda f: tiny.edit_json(f / "adapter_config.json", layer_replication=[[0, 9]])),
