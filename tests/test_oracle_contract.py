@@ -244,5 +244,5 @@ def test_an_oracle_whose_keys_belong_to_a_multimodal_wrapper_is_refused(bare_sub
         return {k.replace("model.model.layers", "model.model.language_model.layers"): t for k, t in tensors.items()}
 
     tiny.edit_tensors(folder / tiny.ADAPTER, wrapped)
-    with pytest.raises(AdapterError, match="language_model.layers.0.+ which this base does not have"):
+    with pytest.raises(AdapterError, match="language_model.layers.0.+ which this base lacks"):
         load_oracle(bare_subject, folder)

@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
-from tools.changes.adapter import Adapter, open_adapter
+from tools.changes.adapter import Adapter
+from tools.changes.opening import open_adapter
 from tools.changes.parameters import Parameters
 from tools.changes.put_on import Replaced, assert_active, fill_null, null_config, parameter, put_on, swap
 from tools.changes.reading import changes_of

@@ -36,7 +36,7 @@ def scan(
     from auditor.errors import SpecError
     from reports.scan import render_scan
     from tools.checkpoint import resolve
-    from tools.triage.triage import Scan, folders, gate, references, triage
+    from tools.triage.triage import Scan, folders, gate, references, triage, why_shut
     from tools.workers import each
 
     if not adapters.is_dir():
@@ -67,8 +67,8 @@ def scan(
             jsonl.write_text("".join(json.dumps(t.as_row()) + "\n" for t in ordered))
     if fail_above is not None and (code := gate(ordered, fail_above)):
         for triaged in ordered:
-            for grave in triaged.own_files.grave[:1]:
-                typer.echo(plain(f"shut for {triaged.path}: {grave.sentence}".replace("\n", "\\n")), err=True)
+            if why := why_shut(triaged, fail_above):
+                typer.echo(plain(f"shut for {triaged.path}: {why}".replace("\n", "\\n")), err=True)
         raise typer.Exit(code)
 
 
@@ -104,7 +104,8 @@ def _other(row: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     own = row["own_files"]
     grave = [d["sentence"] for d in own["differences"] if d["severity"] in ("not resolved", "acts on content")]
-    return "; ".join([*(one[:160] for one in grave[:1]), _weights(row)])
+    after = [f"acts only after the tokens {str(own['invocation'])[:80]}"] if own["invocation"] else []
+    return "; ".join([*(one[:160] for one in grave[:1]), *after, _weights(row)])
 
 
 def _weights(row: dict[str, Any]) -> str:

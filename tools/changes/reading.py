@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tools.changes.adapter import Adapter, Pair, fit_rows, open_adapter
+from tools.changes.adapter import Adapter, Pair, fit_rows
 from tools.changes.agreement import disagreements
 from tools.changes.delta import ModuleDelta, factored_svd, layer_of, truncated
+from tools.changes.opening import open_adapter
 from tools.changes.parameters import Parameters
 
 Status = Literal["read", "partial", "unsupported", "invalid"]
@@ -138,6 +139,8 @@ def changes_of(adapter: Adapter) -> WeightDelta:
     for name in sorted(adapter.tokens):
         _rows_replaced(name, adapter, found)
     found.readings += [*disagreements(adapter), *_silent(found)]
+    if tokens := adapter.settings.raw.get("alora_invocation_tokens"):
+        found.readings.append(f"explicit trigger: the adapter acts after the tokens {str(tokens)[:200]} alone")
     found.recipe = {
         "rank": sorted(set(found.ranks.values())), "alpha": adapter.settings.raw.get("lora_alpha"),
         "rslora": bool(adapter.settings.raw.get("use_rslora")), "modules": sorted({p.rsplit(".", 1)[-1] for p in found.ranks}),

@@ -79,7 +79,7 @@ class Settings:
     Args:
         raw: As the file has it.
         unread: What of it can't be read: a setting, and why.
-        notes: What is worth knowing: an explicit trigger, settings of other trainers.
+        notes: What is worth knowing: settings of other trainers, another task.
     """
 
     raw: Mapping[str, Any]
@@ -179,8 +179,6 @@ def checked(raw: Mapping[str, Any], folder: Path) -> Settings:
             )
     if raw.get("task_type") not in LANGUAGE:
         found.notes.append(f"it was trained for {str(raw['task_type'])[:40]}, and is read as a language model's")
-    if tokens := raw.get("alora_invocation_tokens"):
-        found.notes.append(f"explicit trigger: the adapter acts after the tokens {str(tokens)[:200]} alone")
     return found
 
 

@@ -211,11 +211,19 @@ def references(folder: Path) -> list[Reference]:
     return found
 
 
+def why_shut(one: Triage, above: float) -> str:
+    """Return why a gate does not let this one through, an empty text where it does."""
+    if one.p_planted is not None and not one.p_planted <= above:
+        return f"the probability that something was planted is {one.p_planted:.2f}"
+    if one.own_files.grave:
+        return one.own_files.grave[0].sentence
+    if one.outcome != "read":
+        return f"its change is {one.outcome}"
+    return f"there is no probability, for {one.no_probability}" if one.p_planted is None else ""
+
+
 def gate(seen: Sequence[Triage], above: float) -> int:
-    """Return 3 where some probability is above the bound, else 4 where some can't be given, else 0: a gate fails closed."""
+    """Return 3 where some probability is above the bound, else 4 where some is not let through, else 0: a gate fails closed."""
     if any(t.p_planted is not None and t.p_planted > above for t in seen):
         return HIT
-    shut = any(
-        t.p_planted is None or not t.p_planted <= above or t.outcome != "read" or t.own_files.grave for t in seen
-    )
-    return SHUT if shut or not seen else 0
+    return SHUT if not seen or any(why_shut(t, above) for t in seen) else 0
