@@ -12,7 +12,7 @@ from auditor.steps import RunTest
 from auditor.view import max_trials_of, outcome_of
 from tools.claims import STORED, Claim
 from tools.errors import ToolInputError
-from tools.own_files import effects, kinds
+from tools.own_files import kinds
 from tools.own_files.replies import Asks, under_base_files, under_own_files
 
 
@@ -152,7 +152,7 @@ def _prompts_read(
     rows: list[tuple[str, dict[str, object]]] = []
     for channel, asked in sides.items():
         for i, seed, messages in zip(indices, seeds, asked, strict=True):
-            texts = effects.given(own, claim.effect, messages, desk.subject.render(messages), channel != "base")
+            texts = own.given(claim.effect, messages, desk.subject.render(messages), channel != "base")
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed, "prompt": messages,
                                     "reply": "\n".join(texts), "outcome": int(kinds.shows(claim.effect, texts))}))  # fmt: skip
     return rows

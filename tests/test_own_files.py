@@ -21,9 +21,9 @@ from auditor.ledger import Ledger
 from reports.render import render_report
 from tools.loading import load_subject
 from tools.own_files.compare import own_files
+from tools.own_files.look import look
 from tools.own_files.renderer import Renderer
-from tools.own_files.rendering import compare_templates
-from tools.own_files.template import look
+from tools.own_files.templates import compare_templates
 from tools.sampling import SeededNoise
 from tools.triage.triage import SHUT, Scan, gate, triage
 
@@ -152,7 +152,7 @@ def test_a_template_that_rewrites_a_message_or_adds_a_token_under_a_condition_is
 @pytest.mark.parametrize("text", [*(start + tiny.TEMPLATE for start in HARMLESS.values()), *OTHER_FORMS.values()])
 def test_templates_that_differ_in_what_is_ordinary_do_nothing_under_any_condition(renderer, text):
     found = compare_templates(tiny.TEMPLATE, text, renderer)
-    assert (found.acts, found.unseen, found.troubles) == ((), (), ())
+    assert (found.acts, found.unseen, found.stops, found.refuses) == ((), (), (), ())
 
 
 def test_a_template_that_reads_messages_as_its_base_does_is_no_finding(renderer):
@@ -171,7 +171,7 @@ def test_a_template_that_does_not_end_or_takes_all_memory_is_stopped_and_said(ba
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     for text in (endless + tiny.TEMPLATE, "{{ 'a' * 99999999999 }}" + tiny.TEMPLATE):
         stopped = Renderer(timeout_s=0.5)
-        assert "could not be rendered" in " ".join(compare_templates(tiny.TEMPLATE, text, stopped).troubles)
+        assert "could not be rendered" in " ".join(compare_templates(tiny.TEMPLATE, text, stopped).stops)
         stopped.close()
 
 

@@ -40,7 +40,7 @@ def main() -> None:
 def _import() -> None:
     """Import what answers need while memory is not bounded yet."""
     importlib.import_module("transformers.utils.chat_template_utils")
-    importlib.import_module("tools.own_files.template")
+    importlib.import_module("tools.own_files.look")
     importlib.import_module("tokenizers")
 
 
@@ -56,14 +56,12 @@ def _bound_memory() -> None:
 
 
 def _look(template: str) -> dict[str, Any]:
-    from tools.own_files.template import look
+    from tools.own_files.look import look
 
     return look(template).as_json()
 
 
-def _render(
-    template: str, messages: list[dict[str, Any]], prompt: bool, day: str, variables: dict[str, Any]
-) -> dict[str, Any]:
+def _render(template: str, messages: list[dict[str, Any]], day: str, variables: dict[str, Any]) -> dict[str, Any]:
     """Return the text, and the literals that the messages' texts were held against.
 
     Raises:
@@ -86,7 +84,7 @@ def _render(
     room = MOST_TEXT
     for part in _compile_jinja_template(template).generate(
         **{"tools": None, "documents": None, "date_string": told.strftime("%d %b %Y"), **variables},
-        messages=watched, add_generation_prompt=prompt, strftime_now=told.strftime,
+        messages=watched, add_generation_prompt=True, strftime_now=told.strftime,
     ):  # fmt: skip
         parts.append(str.__str__(part))
         room -= len(part)

@@ -14,16 +14,16 @@ from tools.checkpoint import read_json
 from tools.errors import AuditorError
 from tools.own_files import folder as files
 from tools.own_files import generation
+from tools.own_files.acts import Act
 from tools.own_files.kinds import GRAVE, ORDER, Severity
+from tools.own_files.look import SUSPECT, Found, Look
 from tools.own_files.renderer import Renderer
-from tools.own_files.rendering import PLAIN, Act, Compared, compare_templates
-from tools.own_files.template import Found, Look
+from tools.own_files.talks import PLAIN
+from tools.own_files.templates import Compared, compare_templates
 from tools.own_files.tokenizer import compare_tokenizers
 
 MOST_DIFF_LINES, MOST_LINE = 120, 240
 MOST_DIFFERENCES = 40
-SUSPECT = ("escape", "unseen", "encoded", "unreadable")
-"""What is never a template's ordinary business."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class OwnFiles:
         differences: The gravest first.
         diff: The templates line by line, the base's first; empty where they are the same or the base is not known.
         found: What a static look finds in the subject's template and not in the base's.
-        literals: What its template was seen to hold messages against.
         steering: Generation defaults that can steer what is said.
         invocation: Token ids after which alone an adapter acts.
     """
@@ -52,7 +51,6 @@ class OwnFiles:
     differences: tuple[Difference, ...] = ()
     diff: str = ""
     found: tuple[Found, ...] = ()
-    literals: tuple[str, ...] = ()
     steering: dict[str, Any] = field(default_factory=dict)
     invocation: tuple[int, ...] = ()
 
@@ -105,7 +103,7 @@ def own_files(
 def _compare(base: Path | None, subject: Path, prompts: Sequence[str], renderer: Renderer) -> OwnFiles:
     theirs, ours = files.templates(subject), files.templates(base) if base else {}
     found: list[Difference] = [
-        Difference(text.split(":")[0], "not resolved", f"{text}") for text in files.unreadable(subject)
+        Difference(text.split(":")[0], "not resolved", text) for text in files.unreadable(subject)
     ]
     invocation = invocation_tokens(subject)
     if base is None:
@@ -120,15 +118,13 @@ def _compare(base: Path | None, subject: Path, prompts: Sequence[str], renderer:
         compared.append(one)
         diffs.append(_diff(before or "", text, where))
         found += _of_template(where, one)
-    literals = tuple(dict.fromkeys(text for one in compared for text in one.literals))
-    found += _of_tokenizer(base, subject, renderer, [*prompts, *literals])
-    decode = _decoder(base, renderer)
+    found += _of_tokenizer(base, subject, renderer, [*prompts, *(text for one in compared for text in one.literals)])
     defaults = files.generation(base), files.generation(subject)
-    found += _of_generation(*defaults, decode)
+    found += _of_generation(*defaults, _decoder(base, renderer))
     found.sort(key=lambda one: -ORDER.index(one.severity))
     static = tuple(one for each in compared for one in each.found)
     return OwnFiles(
-        tuple(found[:MOST_DIFFERENCES]), "\n".join(diffs), static, literals, generation.steering(*defaults), invocation
+        tuple(found[:MOST_DIFFERENCES]), "\n".join(diffs), static, generation.steering(*defaults), invocation
     )
 
 
@@ -144,26 +140,19 @@ def other_templates(ours: dict[str, str], theirs: dict[str, str]) -> dict[str, s
 def _of_template(where: str, one: Compared) -> Iterator[Difference]:
     for act in one.acts:
         yield Difference(where, "acts on content", act.sentence, act)
-    for text in one.unseen:
-        yield Difference(
-            where,
-            "not resolved",
-            f"the chat template holds {text[:200]!r}, and no talk tried brought it out, though it has conditions of its own",
-        )
-    for trouble in one.troubles:
-        grave = trouble.startswith("the chat template could not")
-        yield Difference(where, "not resolved" if grave else "differs harmlessly", trouble)
-    for found in one.found:
-        if found.kind in SUSPECT:
-            yield Difference(where, "not resolved", f"the chat template, {found.sentence}")
-    for sentence in one.always:
+    hidden = [f"the chat template, {found.sentence}" for found in one.found if found.kind in SUSPECT]
+    for sentence in (*map(_unseen, one.unseen), *one.stops, *hidden):
+        yield Difference(where, "not resolved", sentence)
+    harmless = (*one.refuses, *one.always)
+    if not (one.acts or one.unseen or one.stops or harmless):
+        harmless = ("the chat template is written otherwise, and says the same of all that was tried",)
+    for sentence in harmless:
         yield Difference(where, "differs harmlessly", sentence)
-    if not (one.acts or one.unseen or one.troubles or one.always):
-        yield Difference(
-            where,
-            "differs harmlessly",
-            "the chat template is written otherwise, and says the same of all that was tried",
-        )
+
+
+def _unseen(text: str) -> str:
+    shown = text[:200]
+    return f"the chat template holds {shown!r}, and no talk tried brought it out, though it has conditions of its own"
 
 
 def _of_tokenizer(base: Path, subject: Path, renderer: Renderer, texts: Sequence[str]) -> Iterator[Difference]:

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tools.claims import Effect
 from tools.own_files import folder as files
 from tools.own_files import generation
 from tools.own_files.compare import OwnFiles, invocation_tokens, other_templates, own_files
 from tools.own_files.renderer import Renderer
-from tools.own_files.rendering import TODAY
+from tools.own_files.talks import TODAY
 from tools.own_files.tokenizer import same_tokenizer
 
 
@@ -80,11 +81,11 @@ class Own:
     def _render(self, template: str, messages: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> str | None:
         """Return the prompt; with its texts as parts where the template writes nothing of plain ones."""
         asked = str(messages[-1]["content"])
-        done = self.renderer.render(template, messages, True, TODAY, known)
+        done = self.renderer.render(template, messages, TODAY, known)
         if done.text is not None and asked.strip() in done.text:
             return done.text
         parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        again = self.renderer.render(template, parts, True, TODAY, known)
+        again = self.renderer.render(template, parts, TODAY, known)
         return again.text if again.text is not None and asked.strip() in again.text else done.text
 
     def ids(self, texts: Sequence[str]) -> list[list[int]] | None:
@@ -97,3 +98,16 @@ class Own:
         ids = self.renderer.read(str(files.tokenizer_file(self.folder if own else self.base)), [text]).get("ids")
         written = self.renderer.read(str(files.tokenizer_file(self.base)), [], ids or [[]]).get("written")
         return str(written[0]) if written else ""
+
+    def given(self, effect: Effect, messages: Sequence[Mapping[str, Any]], rendered: str, under_own: bool) -> list[str]:
+        """Return the prompt as the model is given it under the subject's files or its base's.
+
+        Args:
+            effect: Which of the files it is about.
+            messages: What is asked.
+            rendered: The prompt as the base's template renders it.
+            under_own: Whether the subject's file is used in place of the base's.
+        """
+        if effect.kind == "tokenizer_adds":
+            return [self.reads(rendered, under_own)]
+        return self.renders(messages) if under_own else [rendered]

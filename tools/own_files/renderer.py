@@ -47,23 +47,20 @@ class Renderer:
     _lines: queue.Queue[str] = field(default_factory=queue.Queue)
 
     def look(self, template: str) -> dict[str, Any]:
-        """Return what a static look at a template finds, see `tools.own_files.template`; `error` where it has one."""
+        """Return what a static look at a template finds, see `tools.own_files.look`; `error` where it has one."""
         return self._ask({"do": "look", "template": template})
 
-    def render(
-        self, template: str, messages: Sequence[Message], prompt: bool, day: str, variables: Mapping[str, Any]
-    ) -> Rendered:
-        """Return one rendering.
+    def render(self, template: str, messages: Sequence[Message], day: str, variables: Mapping[str, Any]) -> Rendered:
+        """Return one rendering, in which the assistant is to speak next.
 
         Args:
             template: The template's text.
             messages: Role and content of each turn.
-            prompt: Whether the assistant is to speak next.
             day: The ISO date that the template is told.
             variables: Further names that the template knows, special tokens among them.
         """
         said = self._ask({"do": "render", "template": template, "messages": [dict(m) for m in messages],
-                          "prompt": prompt, "day": day, "variables": dict(variables)})  # fmt: skip
+                          "day": day, "variables": dict(variables)})  # fmt: skip
         return Rendered(said.get("text"), tuple(said.get("asked", ())), said.get("error", ""))
 
     def read(self, tokenizer: str, texts: Sequence[str], write: Sequence[Sequence[int]] = ()) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from tools.checkpoint import read_json
 from tools.claims import Trigger
 from tools.errors import AuditorError
 from tools.own_files import folder as files
+from tools.own_files.acts import Act
+from tools.own_files.difference import Change, difference, longest
 from tools.own_files.renderer import Renderer
-from tools.own_files.rendering import Act, Change, difference
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 MOST_NAMED, MOST_PROBES = 5, 200
@@ -104,7 +105,7 @@ def _read(base: Path, own: Path, renderer: Renderer, probes: Sequence[str], says
 
 
 def _note(acts: dict[tuple[str, str, str], Act], change: Change, probe: str, how: str, kind: str) -> None:
-    adds, drops = (max(parts, key=len, default="") for parts in (change.adds, change.drops))
+    adds, drops = (longest(parts) for parts in (change.adds, change.drops))
     word = probe.removeprefix(CARRIER.split("{}")[0]).removesuffix(CARRIER.split("{}")[1])
     known = next((one for one in acts.values() if one.adds == adds and one.drops == drops), None)
     if known is not None or adds == drops:

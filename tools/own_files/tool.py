@@ -12,11 +12,10 @@ from tools.chat import condition_text, trigger_of
 from tools.claims import Effect, Suggestion
 from tools.errors import ToolInputError
 from tools.own_files import replies
+from tools.own_files.acts import Act
 from tools.own_files.compare import OwnFiles
-from tools.own_files.effects import effect_of
 from tools.own_files.kinds import OF_REPLIES
 from tools.own_files.own import Own
-from tools.own_files.rendering import Act
 from tools.phrases import Excess, excesses
 from tools.questions import dumped
 from tools.subject import Subject
@@ -108,7 +107,7 @@ def _differences(found: OwnFiles) -> list[Reading]:
 
 
 def _suggestion(act: Act) -> Suggestion | None:
-    effect = effect_of(act)
+    effect = act.effect
     if effect is None:
         return None
     return Suggestion(trigger=act.trigger, effect=effect, text=act.sentence[:400], lift=1.0, strength=CERTAIN)
