@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DOCS := README.md scenarios/README.md tools/changes/README.md
+DOCS := README.md scenarios/README.md tools/changes/README.md tools/own_files/README.md
 DEMO := scenarios/suites/demo/3215b5db.yaml
 export OMP_NUM_THREADS ?= 1
 

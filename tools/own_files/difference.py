@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tools.own_files.talks import MARKS
+
 MOST_TOKENS = 4_000
 ROLES = {"system", "user", "assistant", "model", "tool", "human", "developer", "end", "start", "turn", "sys", "inst"}
-_TOKENS = re.compile(r"<\|[^|>\s]{1,40}\|>|</?[\w|]{1,40}>|\w+|\s+|[^\w\s]")
+_TOKENS = re.compile(r"\s*(<\|[^|>\s]{1,40}\|>|</?[\w|]{1,40}>|\w+|[^\w\s])")
 _TAG = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
 _ROLE_FIRST = re.compile(rf"^(?:{'|'.join(sorted(ROLES))})\b[\s:]*", re.IGNORECASE)
 _THOUGHT = re.compile(r"</?\|?(?:think|thinking|thought|reasoning|analysis)\|?>|\[/?THINK\]", re.IGNORECASE)
@@ -81,26 +83,33 @@ class Change:
         adds = _said([one for one in self.adds if one not in tried and not _is_word_of(one, markers)])
         known = [text for text in tried if adds or text in markers]
         drops = _said([one for one in self.drops if all(one not in text and text not in one for text in known)])
+        drops = "" if adds and MARKS & set(drops.split()) else drops
         error = "" if tried and all(map(_TAG.search, tried)) else self.error
         return Essence(adds, drops, error) if adds or drops or error else None
 
 
 def difference(before: str, after: str) -> Change:
     """Return what stands in one text and not in the other, by words, tags and signs; white space does not count."""
-    a, b = (_TOKENS.findall(text) for text in (before, after))
+    a, b = (list(_TOKENS.finditer(text)) for text in (before, after))
     head = _n_alike(a, b)
     a, b = a[head:], b[head:]
     tail = _n_alike(a[::-1], b[::-1])
     a, b = a[: len(a) - tail], b[: len(b) - tail]
     if max(len(a), len(b)) > MOST_TOKENS:
-        return Change(_pieces(["".join(b)]), _pieces(["".join(a)]))
-    blocks = [op for op in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes() if op[0] != "equal"]
-    parted = [_parted("".join(a[i:j]), "".join(b[k:m])) for _, i, j, k, m in blocks]
+        return Change(_pieces([_text(b)]), _pieces([_text(a)]))
+    matcher = difflib.SequenceMatcher(None, [t[1] for t in a], [t[1] for t in b], autojunk=False)
+    blocks = [op for op in matcher.get_opcodes() if op[0] != "equal"]
+    parted = [_parted(_text(a[i:j]), _text(b[k:m])) for _, i, j, k, m in blocks]
     return Change(_pieces(new for _, new in parted), _pieces(old for old, _ in parted))
 
 
-def _n_alike(a: Sequence[str], b: Sequence[str]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def _n_alike(a: Sequence[re.Match[str]], b: Sequence[re.Match[str]]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x[1] != y[1]), min(len(a), len(b)))
+
+
+def _text(tokens: Sequence[re.Match[str]]) -> str:
+    """Return tokens as they stand in their text."""
+    return "".join(token[0] for token in tokens).lstrip()
 
 
 def _parted(old: str, new: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tools.own_files.difference import Change, difference, flat, without_thought
-from tools.own_files.renderer import Renderer
+from tools.own_files.renderer import Rendered, Renderer
 from tools.own_files.talks import ASKED, Talk, mark
 
 
@@ -31,21 +31,19 @@ class Side:
     pending: set[str] = field(default_factory=set)
     errors: dict[str, None] = field(default_factory=dict)
     parts: bool | None = None
-    _frames: dict[Talk, str | None] = field(default_factory=dict)
+    _done: dict[tuple[Talk, tuple[str, ...]], Rendered] = field(default_factory=dict)
 
-    def text(self, talk: Talk, texts: Sequence[str], **more: Any) -> str | None:
-        """Return a talk rendered; None where the template raises. Without a template it is the texts alone."""
+    def rendered(self, talk: Talk, texts: Sequence[str], **more: Any) -> Rendered:
+        """Return a talk rendered. Without a template it is the texts alone."""
         if self.template is None:
-            return "".join(texts)
+            return Rendered("".join(texts))
         messages = [{"role": r, "content": self._content(t)} for r, t in zip(talk.roles, texts, strict=True)]
         done = self.renderer.render(self.template, messages, talk.day, {**self.variables, **more})
         self.asked.update(dict.fromkeys(done.asked))
-        if done.text is None:
-            self.errors[done.error] = None
-            return None
-        written = flat(done.text)
+        self.errors.update({} if done.text is not None else {done.error: None})
+        written = flat(done.text or "")
         self.pending = {one for one in self.pending if one not in written}
-        return done.text
+        return done
 
     def _content(self, text: str) -> str | list[dict[str, str]]:
         """Return a text as the template takes it: as a list of parts where it writes nothing of a plain one."""
@@ -57,21 +55,25 @@ class Side:
         return [{"type": "text", "text": text}] if self.parts else text
 
     def _writes_mark(self) -> bool:
-        return mark(0) in (self.text(ASKED, ASKED.texts()) or "")
+        return mark(0) in (self.rendered(ASKED, ASKED.texts()).text or "")
+
+    def once(self, talk: Talk, texts: Sequence[str]) -> Rendered:
+        """Return a talk rendered, each once."""
+        key = talk, tuple(texts)
+        if key not in self._done:
+            self._done[key] = self.rendered(talk, texts)
+        return self._done[key]
 
     def frame(self, talk: Talk) -> str | None:
-        """Return what it writes around texts that mean nothing, which stand in it as `mark` has them."""
-        if talk not in self._frames:
-            self._frames[talk] = self.text(talk, talk.texts())
-        return self._frames[talk]
+        """Return what it writes around texts that mean nothing, which stand in it as `mark` has them; None where it raises."""
+        return self.once(talk, talk.texts()).text
 
     def change(self, talk: Talk, texts: Sequence[str]) -> Change:
         """Return in what a rendering differs from the frame with these texts in it; that a thought is cut off is no difference."""
-        frame, said = self.frame(talk), self.text(talk, texts)
-        if frame is None:
-            return Change()
-        if said is None:
-            return Change(error=next(reversed(self.errors)))
+        frame, done = self.frame(talk), self.once(talk, texts)
+        if frame is None or done.text is None:
+            return Change(error="" if frame is None else done.error)
+        said = done.text
         as_read = [_as_read(text, said) for text in texts]
         expected = [_filled(frame, given) for given in (texts, as_read)]
         if flat(said) in map(flat, expected):

@@ -110,7 +110,7 @@ class _Comparison:
         self._by_length()
         self._by_day()
         for more in ({"tools": [TOOL]}, {"enable_thinking": True}, {"enable_thinking": False}):
-            self.own.text(WITH_SYSTEM, WITH_SYSTEM.texts(), **more)
+            self.own.rendered(WITH_SYSTEM, WITH_SYSTEM.texts(), **more)
         return self._compared()
 
     def _compared(self) -> Compared:
