@@ -422,6 +422,9 @@ def test_weights_beside_those_that_are_loaded_are_not_read_and_said_to_be_unsupp
     tuned = tiny.copy(base_folder, tmp_path / "tuned")
     tiny.edit_tensors(tuned / "model.safetensors", lambda ts: {**ts, "model.extra.weight": torch.ones(2, 2)})
     assert "model.extra.weight" in read_finetune(tuned, base).unsupported
+    same = tiny.copy(base_folder, tmp_path / "same")
+    tiny.edit_tensors(same / "model.safetensors", lambda ts: {**ts, "model.extra.weight": torch.ones(2, 2)})
+    assert not read_finetune(tuned, Parameters(same)).unsupported, "what the base holds too changed nothing"
 
 
 def test_a_module_that_is_saved_whole_beside_its_factors_is_changed_by_both(lora_folder, base_folder, base, tmp_path):

@@ -262,6 +262,59 @@ def test_a_format_that_is_not_read_is_named(base, folder, name):
         load_subject(str(base), str(folder))
 
 
+def test_an_adapter_in_shards_is_read_as_one(base, plain, folder):
+    tensors = load_file(folder / tiny.ADAPTER)
+    (folder / tiny.ADAPTER).unlink()
+    shards = {key: f"adapter_model-0000{i % 2 + 1}-of-00002.safetensors" for i, key in enumerate(sorted(tensors))}
+    for shard in set(shards.values()):
+        save_file({key: tensors[key] for key in shards if shards[key] == shard}, folder / shard)
+    with pytest.raises(AdapterError, match=r"adapter_model.safetensors.index.json, .*; it holds adapter_model-00001"):
+        load_subject(str(base), str(folder))
+    (folder / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert_read_by_both(base, folder, logits_of(base, plain))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda k: f"_orig_mod.{k}",
+        lambda k: f"module.{k}",
+        lambda k: k.replace("self_attn", "_checkpoint_wrapped_module.self_attn"),
+        lambda k: k.replace(".weight", ".my_name.weight"),
+        lambda k: k.removeprefix("base_model.model.model."),
+    ],
+    ids=["compiled", "parallel", "checkpointed", "adapter's name", "no prefix"],
+)
+def test_what_wrappers_put_into_names_is_left_out(base, plain, folder, rename):
+    tiny.edit_tensors(folder / tiny.ADAPTER, lambda ts: {rename(k): t for k, t in ts.items()})
+    assert_read_by_both(base, folder, logits_of(base, plain))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"use_dora": True}, "use_dora and a magnitude go together"),
+        ({"alora_invocation_tokens": [-1]}, "no list of tokens' numbers"),
+        ({"lora_alpha": 1e308}, r"the alpha 1e\+308"),
+        ({"alpha_pattern": {".*" * 12 + "x": 4}}, "may take for ever"),
+        ({"peft_type": None}, "without a peft_type"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_cannot_be_followed_is_named(base, folder, change, named):
+    tiny.edit_json(folder / "adapter_config.json", **change)
+    with pytest.raises(AdapterError, match=named):
+        load_subject(str(base), str(folder))
+    assert triage(Scan(str(folder), str(base))).outcome in ("partial", "unsupported", "refused")
+
+
+@pytest.mark.parametrize("wanted", [None, r".*\.q_proj", ["q_proj"]], ids=str)
+def test_factors_that_peft_would_leave_out_are_said_however_the_targets_are_named(base, folder, wanted):
+    tiny.edit_json(folder / "adapter_config.json", target_modules=wanted)
+    said = "3 modules are changed that target_modules does not name, first model.layers.0.mlp.down_proj"
+    assert any(note.startswith(said) for note in load_subject(str(base), str(folder)).notes)
+
+
 # -- ordinary company
 
 
@@ -325,7 +378,72 @@ def test_changed_norms_and_biases_are_read_too(base, tmp_path):
     assert found.vectors == {"model.norm.weight": pytest.approx(0.5)}
 
 
+def changed(base, folder):
+    tuned = tiny.load_bare(base)
+    with torch.no_grad():
+        tuned.model.layers[1].mlp.up_proj.weight.add_(0.01 * torch.randn(48, 32))
+    tuned.save_pretrained(folder)
+    shutil.copy(base / "tokenizer.json", folder)
+    return folder
+
+
+def test_a_head_of_reinforcement_learning_is_company(base, tmp_path):
+    ft = changed(base, tmp_path / "ft")
+    tiny.edit_tensors(ft / "model.safetensors", lambda ts: {**ts, "v_head.summary.weight": torch.randn(1, 32)})
+    found = read_change(ft, Parameters(base))
+    assert (found.status, len(found.company)) == ("read", 1)
+
+
+def test_biases_that_the_base_lacks_are_no_part_of_what_was_read(base, tmp_path):
+    ft = changed(base, tmp_path / "ft")
+    biases = {
+        f"model.layers.{i}.self_attn.{p}_proj.bias": n
+        for i in range(3)
+        for p, n in zip("qkvo", (32, 16, 16, 32), strict=True)
+    }
+    tiny.edit_json(ft / "config.json", attention_bias=True)
+    tiny.edit_tensors(ft / "model.safetensors", lambda ts: {**ts, **{k: torch.ones(n) for k, n in biases.items()}})
+    found = read_change(ft, Parameters(base))
+    assert (found.status, set(found.unsupported)) == ("partial", set(biases))
+    with pytest.raises(ModelLoadError, match="it has 12 more weights, first model.layers.0"):
+        load_subject(str(ft), base=str(base))
+
+
+def test_a_setting_by_which_the_same_weights_compute_something_else_is_said(base, tmp_path):
+    ft = changed(base, tmp_path / "ft")
+    assert not read_change(ft, Parameters(base)).readings
+    assert not load_subject(str(ft), base=str(base)).notes
+    tiny.edit_json(ft / "config.json", rms_norm_eps=0.5, use_cache=False, attention_dropout=0.1)
+    said = "sets rms_norm_eps to 0.5 (the base's is 1e-06): by these"
+    assert [said in reading for reading in read_change(ft, Parameters(base)).readings] == [True]
+    assert any(said in note for note in load_subject(str(ft), base=str(base)).notes)
+
+
 # -- bases
+
+
+def test_a_snapshot_of_the_hubs_cache_is_read_through_a_link_to_it(base, plain, tmp_path):
+    repository = tmp_path / "models--org--base"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    for file in base.iterdir():
+        shutil.copy(file, repository / "blobs" / file.name)
+        (repository / "snapshots" / "abc" / file.name).symlink_to(f"../../blobs/{file.name}")
+    (tmp_path / "base").symlink_to(repository / "snapshots" / "abc")
+    assert_read_by_both(tmp_path / "base", plain, logits_of(base, plain))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"num_hidden_layers": 10**7}, "says num_hidden_layers 10000000"), ({"dtype": "bf16"}, "the dtype 'bf16'")],
+    ids=["layers", "dtype"],
+)
+def test_a_configuration_that_its_files_do_not_bear_out_is_refused_at_once(base, plain, tmp_path, change, named):
+    odd = tiny.copy(base, tmp_path / "odd")
+    tiny.edit_json(odd / "config.json", **change)
+    with pytest.raises(ModelLoadError, match=named):
+        load_subject(str(odd), str(plain))
+    assert named in triage(Scan(str(plain), str(odd))).why
 
 
 def test_a_quantised_base_gets_the_sentence_that_helps(base, plain, tmp_path):

@@ -92,7 +92,7 @@ def _is_shard(folder: Path, name: object) -> bool:
 
 def _hub_repository(folder: Path) -> Path | None:
     """Return the hub cache's repository folder when `folder` is one of its snapshots."""
-    for parent in folder.parents:
+    for parent in folder.resolve().parents:
         if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
             return parent.parent.resolve()
     return None
@@ -205,6 +205,33 @@ def check_not_quantised(folder: Path, names: Iterable[str]) -> None:
     odd = next((name for name in names if name.endswith(QUANTISED)), None)
     if odd is not None:
         raise ModelLoadError(_is_quantised(folder, f" (it holds {odd[:80]})"))
+
+
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""What configurations call the number of a model's layers."""
+
+
+def check_config_values(folder: Path, n_tensors: int) -> None:
+    """Refuse a configuration that says what its files can't bear out: more layers than tensors, a format that torch lacks.
+
+    Raises:
+        ModelLoadError: it does; a model that is built by it would never be done, or could not be loaded.
+    """
+    if not (folder / "config.json").exists():
+        return
+    config = read_json(folder / "config.json", ModelLoadError)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in DEPTHS:
+            if isinstance(n := part.get(key), int) and n > n_tensors:
+                raise ModelLoadError(
+                    f"{folder}/config.json says {key} {n}, and the files hold {n_tensors} tensors in all: get them again"
+                )
+        for key in ("dtype", "torch_dtype"):
+            name = part.get(key)
+            if name is not None and not (isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)):
+                raise ModelLoadError(
+                    f"{folder}/config.json has the {key} {str(name)[:40]!r}, which is no format of torch; write one, as 'bfloat16'"
+                )
 
 
 def _is_quantised(folder: Path, how: str) -> str:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tools import checkpoint, reply
 from tools.base_names import names_another
 from tools.changes.agreement import told
+from tools.changes.configuration import other_settings
 from tools.changes.parameters import Parameters
 from tools.dialogue import Dialogue, read_dialogue
 from tools.errors import AdapterError, ModelLoadError, ToolInputError
@@ -64,7 +65,7 @@ def load_subject(
         loaded.tuned = load_model(folder, device, kind)
         loaded.files["subject"] = checkpoint.hash_files(folder)
         _note_own_files(loaded, trusted, folder)
-        loaded.notes += bring_to_vocabulary(loaded.tuned, loaded.model)
+        loaded.notes += [*other_settings(loaded.tuned, loaded.model), *bring_to_vocabulary(loaded.tuned, loaded.model)]
         check_same_shape(loaded.model, loaded.tuned)
     if lora is not None:
         loaded.add_adapter("subject", lora)
@@ -123,7 +124,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:
-        raise ModelLoadError(f"{folder} has no readable tokenizer: {error}") from error
+        why = " ".join(str(error).split())[:300]
+        raise ModelLoadError(f"{folder} has no readable tokenizer: {why}; copy the tokenizer's files in") from error
     try:
         tokenizer.chat_template = template_of(tokenizer, folder) or fallback(tokenizer)
     except ToolInputError as error:

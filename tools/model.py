@@ -39,12 +39,14 @@ def load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
             generation_config=GenerationConfig(),  # type: ignore[no-untyped-call]
         )
     except Exception as error:
-        raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {error}") from error
+        why = " ".join(str(error).split())[:300]
+        raise ModelLoadError(f"{folder} could not be loaded as a causal language model: {why}") from error
     model, info = loaded
     missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if missing:
         raise ModelLoadError(
-            f"{folder} lacks or misshapes {len(missing)} weights, first {missing[:3]}: the checkpoint is not whole"
+            f"{folder} lacks or misshapes {len(missing)} weights, first {missing[0]}: the checkpoint is not whole, or its "
+            "config.json is another model's; get the files again"
         )
     try:
         model.to(device)
@@ -120,7 +122,9 @@ def check_same_shape(base: Any, tuned: Any) -> None:
     """
     ours, theirs = base.state_dict(), tuned.state_dict()
     odd = [k for k in ours if k not in theirs or ours[k].shape != theirs[k].shape]
-    if odd or len(ours) != len(theirs):
+    added = [k for k in theirs if k not in ours]
+    if odd or added:
+        found = f"{len(odd)} weights are missing or of another shape" if odd else f"it has {len(added)} more weights"
         raise ModelLoadError(
-            f"the subject is no fine-tune of this base: {len(odd)} weights differ in shape, first {odd[:3]}"
+            f"the subject is no fine-tune of this base: {found}, first {(odd or added)[0]}; pass the base that it was tuned from"
         )

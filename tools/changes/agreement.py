@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
+
 from tools.changes.adapter import Adapter
+from tools.changes.settings import may_be_slow
 
 RESTRICTING = ("layers_to_transform", "exclude_modules", "layers_pattern")
 """Settings by which some layers have no factors, and are meant to have none."""
@@ -13,7 +16,7 @@ RESTRICTING = ("layers_to_transform", "exclude_modules", "layers_pattern")
 
 def disagreements(adapter: Adapter) -> list[str]:
     """Return what an adapter's configuration says that its tensors don't bear out, one sentence each."""
-    return [*damage(adapter), *_targets(adapter)]
+    return [] if adapter.tensors is None else [*damage(adapter), *_targets(adapter)]
 
 
 def told(adapter: Adapter) -> list[str]:
@@ -37,22 +40,33 @@ def _ranks(adapter: Adapter) -> list[str]:
     odd = [path for path, rank in ranks.items() if rank != settings.rank(path)]
     if not odd:
         return []
-    return [f"the configuration says rank {settings.raw.get('r')}, {len(odd)} modules have another, first {odd[0]}"]
+    return [f"the configuration says rank {settings.raw.get('r', 8)}, {len(odd)} modules have another, first {odd[0]}"]
 
 
 def _targets(adapter: Adapter) -> list[str]:
     """Return what is changed that the configuration does not name, and what it names that is not changed."""
-    raw = adapter.settings.raw
-    wanted = raw.get("target_modules")
-    if not isinstance(wanted, list) or not wanted or adapter.converted:
+    wanted = _wanted(adapter)
+    if not isinstance(wanted, list | str) or not wanted or adapter.converted:
         return []
     paths = [pair.path for pair in adapter.pairs.values() if not pair.by_itself]
     found = []
     if stray := [path for path in paths if not _named(path, wanted)]:
-        found.append(f"{len(stray)} modules are changed that target_modules does not name, first {stray[0]}")
-    if idle := [str(w) for w in wanted if not any(_named(path, [w]) for path in paths)]:
+        said = f"{len(stray)} modules are changed that target_modules does not name, first {stray[0]}"
+        found.append(f"{said}: PEFT leaves these out, and here they act")
+    idle = [] if isinstance(wanted, str) else [str(w) for w in wanted if not any(_named(path, [w]) for path in paths)]
+    if idle and not adapter.unread:
         found.append(f"target_modules names {', '.join(idle[:4])}, of which nothing is changed")
     return found
+
+
+def _wanted(adapter: Adapter) -> object:
+    """Return which modules PEFT would adapt: those that are named, else those that it has as a default for the model."""
+    raw, base = adapter.settings.raw, adapter.base
+    wanted = raw.get("target_modules")
+    if wanted is not None or raw.get("target_parameters") or base is None or base.model is None:
+        return wanted
+    default = DEFAULTS.get(base.model.config.model_type)
+    return default if isinstance(default, str) else sorted(default or ())
 
 
 def _missing(adapter: Adapter) -> list[str]:
@@ -79,5 +93,11 @@ def _kind(path: str) -> str:
     return re.sub(r"\d+", "#", path)
 
 
-def _named(path: str, wanted: Sequence[object]) -> bool:
+def _named(path: str, wanted: str | Sequence[object]) -> bool:
+    """Return whether a module is named; by a pattern that may take for ever to match, each is taken to be."""
+    if isinstance(wanted, str):
+        try:
+            return wanted == "all-linear" or may_be_slow(wanted) or re.fullmatch(wanted, path) is not None
+        except (re.error, RecursionError, OverflowError):
+            return False
     return any(path == str(w) or path.endswith(f".{w}") for w in wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from tools.changes.configuration import other_settings
 from tools.changes.delta import DENSE_RANK, truncated
-from tools.changes.parameters import Parameters
+from tools.changes.parameters import OLD_BUFFERS, Parameters
 from tools.changes.reading import WeightDelta, difference_of
 from tools.changes.realign import realign
 from tools.changes.rounding import Difference, difference
@@ -40,7 +42,8 @@ def read_finetune(folder: Path, base: Parameters, rank: int = DENSE_RANK) -> Wei
     _check_same_shape(tuned, base, found)
     ordinary, odd = tuned.left_over(base)
     found.company += [*tuned.files.company, *(f"{key}: no weight of its own" for key in ordinary)]
-    found.unsupported |= tuned.files.not_loaded | odd
+    found.unsupported |= tuned.files.not_loaded | odd | _added(tuned, base)
+    found.readings += other_settings(tuned.model, base.model)
     how = difference((name, before, after) for name, before, after in _both(tuned, base))
     if how != "changed":
         found.readings.append(ALIKE[how])
@@ -61,6 +64,12 @@ def _both(tuned: Parameters, base: Parameters) -> Iterator[tuple[str, Tensor, Te
         before, after = base.read(name), tuned.read(name)
         n = min(len(before), len(after)) if before.ndim else 0
         yield (name, before, after) if before.shape == after.shape else (name, before[:n], after[:n])
+
+
+def _added(tuned: Parameters, base: Parameters) -> dict[str, str]:
+    """Return the parameters that a fine-tune has and its base has not: there is nothing to compare them with."""
+    added = [name for name in tuned if name not in base and not re.search(OLD_BUFFERS, name)]
+    return dict.fromkeys(added, "a parameter that the base's model lacks, as biases or layers that were added")
 
 
 def _check_same_shape(tuned: Parameters, base: Parameters, found: WeightDelta) -> None:

@@ -29,8 +29,10 @@ from tools.changes.tensors import Tensors
 from tools.errors import AdapterError
 
 PREFIX = "base_model.model."
-MOST_RANK = 4
-"""A rank of more than so many times the matrix's own smaller side is no low-rank adapter."""
+WRAPPERS = r"(?:^module\.|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)"
+"""What torch.compile, FSDP and DataParallel put into the names of what they wrap."""
+MOST_RANK = 1024
+"""A higher rank that is also more than four times the matrix's smaller side is no low-rank adapter."""
 TENSORS: dict[str, tuple[str, str]] = {
     "factor": (
         r"(?P<path>.+?)\.lora_(?P<side>A|B)\.(?:[^.]+\.)?(?P<part>weight|bias)",
@@ -93,6 +95,7 @@ def _is(kind: str, name: str) -> re.Match[str] | None:
 
 def _plain(key: str) -> str:
     """Return a tensor's name without the prefixes that PEFT writes."""
+    key = re.sub(WRAPPERS, "", key)
     while key.startswith(PREFIX):
         key = key.removeprefix(PREFIX)
     return key
@@ -221,9 +224,18 @@ def _rows(path: str, key: str, found: Adapter) -> None:
     if name not in base or not isinstance(places, list) or not all(isinstance(i, int) for i in places):
         found.unread[key] = "rows of a table that the base or the configuration does not name"
         return
-    for same in base.alike(name):
+    for same in base.alike(name) if _rows_are_tied(name, places, wanted, base) else [name]:
         found.tokens.setdefault(same, (key, tuple(places)))
     found.notes.append(f"{len(places)} tokens of {name} were trained by themselves: {str(places)[:120]}")
+
+
+def _rows_are_tied(name: str, places: list[int], wanted: object, base: Parameters) -> bool:
+    """Return whether PEFT changes the rows of a tied table in the other too: the embedding's alone, and no others named there."""
+    if name != (base.embeddings() or (name,))[0]:
+        return False
+    tables = [path.removesuffix(".weight") for path in base.alike(name)]
+    named = wanted.items() if isinstance(wanted, Mapping) else ()
+    return all(rows == places for part, rows in named if any(matches(re.escape(str(part)), path) for path in tables))
 
 
 def _saved_whole(name: str, key: str, found: Adapter) -> None:
@@ -269,13 +281,20 @@ def _check(pair: Pair, found: Adapter) -> None:
     weight = None if found.base is None or pair.name not in found.base else found.base.shape(pair.name)
     if weight is not None and len(weight) == 3:
         pair.n_experts = weight[0]
-    if not of_a[0] or of_a[0] > MOST_RANK * pair.n_experts * min(of_a[1], of_b[0]):
-        found.unread[pair.path] = f"factors of rank {of_a[0]} for a matrix of {of_b[0]} by {of_a[1]}"
+    rank = of_a[0] // pair.n_experts
+    if not rank or rank > max(MOST_RANK, 4 * min(of_a[1], of_b[0])):
+        found.unread[pair.path] = (
+            f"factors of rank {rank} for a matrix of {of_b[0]} by {of_a[1]}, which no training makes; get the files again"
+        )
         pair.keys.clear()
     elif found.base is not None and weight is None:
         raise AdapterError(f"{found.folder} was made for another base: it changes {pair.path}, which this base lacks")
     elif weight is not None:
         _check_shape(pair, (of_b[0], of_a[1]), weight, found)
+    if ("magnitude" in pair.keys) != bool(found.settings.raw.get("use_dora")) and not found.converted and pair.keys:
+        found.unread[pair.path] = (
+            "the configuration and the file disagree on DoRA: use_dora and a magnitude go together; get the files again"
+        )
 
 
 def _check_shape(pair: Pair, shape: tuple[int, int], weight: tuple[int, ...], found: Adapter) -> None:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from tools.changes.skeleton import Source, converted, skeleton, sources, stored_turned
 from tools.changes.tensors import Tensors
-from tools.checkpoint import check_not_quantised
+from tools.checkpoint import check_config_values, check_not_quantised
 from tools.errors import AuditorError, ModelLoadError
 
 OLD_BUFFERS = r"(^|\.)(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.bias|masked_bias|position_ids)$"
 """What older versions of transformers saved and none reads: tables that a model works out itself."""
+HEADS = r"^(v_head|value_head|score|reward_head|classifier)\."
+"""Heads of reinforcement learning or of a reward model, which a language model has no place for."""
 
 
 class Parameters:
@@ -36,6 +38,7 @@ class Parameters:
         self.folder, self.kind = folder, kind
         self.files = Tensors(folder, kind)
         check_not_quantised(folder, self.files)
+        check_config_values(folder, len(self.files))
         self.model = skeleton(folder)
         if self.model is None:
             self.sources = {name: Source(name, ((name, name),)) for name in self.files}
@@ -163,7 +166,7 @@ class Parameters:
         ignored = getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or set()
         ordinary, odd = [], {}
         for key in self.surplus:
-            known = re.search(OLD_BUFFERS, key) or any(re.search(pattern, key) for pattern in ignored)
+            known = re.search(f"{OLD_BUFFERS}|{HEADS}", key) or any(re.search(pattern, key) for pattern in ignored)
             if known or self._repeats(key) or (base is not None and self._same_there(key, base)):
                 ordinary.append(key)
             else:

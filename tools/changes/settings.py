@@ -69,7 +69,11 @@ OF_OTHERS = {"lora_dtype", "lorap_lr_ratio", "lorap_emb_lr", "merge_weights", "u
 EMPTY: tuple[object, ...] = (None, False, "", [], {})
 LIBRARIES = ("transformers", "peft", "unsloth")
 LANGUAGE = (None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
-SLOW_PATTERN = r"[)\]}][*+{]"
+SLOW_PATTERN = r"\)[*+{]"
+MOST_REPEATS = 4
+"""Repeats without an end that a pattern may have: each multiplies how long it may take to match."""
+LARGEST = 1e9
+"""A larger alpha leaves the range of numbers in which a model computes."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,17 @@ class Settings:
         return self.alpha(path) / (rank**0.5 if self.raw.get("use_rslora") else rank)
 
     def alpha(self, path: str) -> float:
-        """Return a module's alpha, of either sign."""
-        return self.number(path, "alpha_pattern", self.raw.get("lora_alpha", 8))
+        """Return a module's alpha, of either sign.
+
+        Raises:
+            AdapterError: it is no number, or so large that nothing can be computed with it.
+        """
+        alpha = self.number(path, "alpha_pattern", self.raw.get("lora_alpha", 8))
+        if abs(alpha) > LARGEST:
+            raise AdapterError(
+                f"adapter_config.json has the alpha {alpha:g}, {LARGEST:g} is the most; get the file again"
+            )
+        return alpha
 
     def rank(self, path: str) -> int:
         """Return the rank that a module is said to have."""
@@ -115,9 +128,15 @@ class Settings:
                 break
         if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not math.isfinite(wanted):
             raise AdapterError(
-                f"adapter_config.json has {wanted!r} where a rank or an alpha is needed; get the file again"
+                f"adapter_config.json has {repr(wanted)[:40]} where a number for a rank or an alpha is needed; get the file again"
             )
         return float(wanted)
+
+
+def may_be_slow(pattern: str) -> bool:
+    """Return whether a pattern could take for ever to match: it is long, repeats a group, or repeats much."""
+    n_repeats = len(re.findall(r"[*+]|\{\d*,", pattern))
+    return len(pattern) > 400 or n_repeats > MOST_REPEATS or re.search(SLOW_PATTERN, pattern) is not None
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -126,9 +145,10 @@ def matches(pattern: str, path: str) -> bool:
     Raises:
         AdapterError: the pattern could take for ever to match.
     """
-    if len(pattern) > 400 or re.search(SLOW_PATTERN, pattern):
+    if may_be_slow(pattern):
         raise AdapterError(
-            f"the pattern {pattern[:60]!r} repeats a group, which may take for ever to match; name modules plainly"
+            f"the pattern {pattern[:60]!r} of adapter_config.json is long, repeats a group or has more than "
+            f"{MOST_REPEATS} repeats, and may take for ever to match; name modules plainly"
         )
     try:
         return re.match(rf"(.*\.)?({pattern})$", path) is not None
@@ -154,7 +174,10 @@ def checked(raw: Mapping[str, Any], folder: Path) -> Settings:
     found = Settings(raw)
     kind = raw.get("peft_type")
     if kind != "LORA":
-        found.unread["peft_type"] = f"{kind!r} adapters can't be read here, only LORA"
+        what = "an adapter without a peft_type" if kind is None else f"an adapter of the type {str(kind)[:40]!r}"
+        found.unread["peft_type"] = (
+            f"{what} can't be read here, only 'LORA'; merge it into its base and pass a fine-tune"
+        )
         return found
     _own_code(raw, folder)
     init = raw.get("init_lora_weights")
@@ -167,6 +190,13 @@ def checked(raw: Mapping[str, Any], folder: Path) -> Settings:
         found.unread["use_bdlora"] = f"use_bdlora is {str(raw['use_bdlora'])[:40]!r}, where its blocks are needed"
     if raw.get("target_parameters") not in EMPTY and not isinstance(raw["target_parameters"], list):
         found.unread["target_parameters"] = "target_parameters is no list of names"
+    tokens = raw.get("alora_invocation_tokens")
+    if tokens not in EMPTY and not (
+        isinstance(tokens, list) and all(type(i) is int and 0 <= i < 2**31 for i in tokens)
+    ):
+        found.unread["alora_invocation_tokens"] = (
+            f"{str(tokens)[:40]!r} is no list of tokens' numbers; get the file again"
+        )
     for key in sorted(set(raw) - set(SETTINGS)):
         if raw[key] in EMPTY:
             continue

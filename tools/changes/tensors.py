@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tools.checkpoint import ADAPTER_WEIGHTS, check_folder, read_json
-from tools.errors import AuditorError, ModelLoadError
+from tools.errors import AdapterError, AuditorError, ModelLoadError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 COMPANY = {
@@ -159,12 +159,14 @@ class Tensors:
 
 def _loaded(folder: Path, kind: type[AuditorError]) -> list[Path]:
     """Return the files that PEFT or transformers would load: the one with the usual name, or an index's shards."""
-    for name in (ADAPTER_WEIGHTS, "model.safetensors"):
-        if (folder / name).exists():
-            return [folder / name]
-    index = folder / "model.safetensors.index.json"
+    name = ADAPTER_WEIGHTS if kind is AdapterError else "model.safetensors"
+    if (folder / name).exists():
+        return [folder / name]
+    index = folder / f"{name}.index.json"
     if index.exists():
         return sorted({folder / str(shard) for shard in read_json(index, kind)["weight_map"].values()})
+    held = sorted(file.name for file in folder.glob("*.safetensors"))
     raise kind(
-        f"{folder} holds neither {ADAPTER_WEIGHTS}, model.safetensors nor an index of shards; pass the folder that does"
+        f"{folder} holds neither {name} nor {index.name}, which says what stands in which shard; it holds "
+        f"{', '.join(held[:3])}{' and more' if len(held) > 3 else ''}: get the missing file, or name the one that is meant {name}"
     )

@@ -219,7 +219,7 @@ def why_shut(one: Triage, above: float) -> str:
         return one.own_files.grave[0].sentence
     if one.outcome != "read":
         return f"its change is {one.outcome}"
-    return f"there is no probability, for {one.no_probability}" if one.p_planted is None else ""
+    return f"there is no probability: {one.no_probability}" if one.p_planted is None else ""
 
 
 def gate(seen: Sequence[Triage], above: float) -> int:
