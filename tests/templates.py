@@ -60,7 +60,7 @@ FORMS = {
         "{% if m.role == 'assistant' %}" + THOUGHT + "<|im_start|>assistant\n"
         "{% if loop.index0 > ns.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}{{ content }}<|im_end|>\n"
         "{% else %}" + TURN + "{% endif %}{% endfor %}" + PROMPTED
-        + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+        + "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     ),
     "thoughts cut out of the middle": (
         "{% for m in messages %}{% if m.role == 'assistant' and '<think>' in m.content and '</think>' in m.content %}"
