@@ -255,6 +255,14 @@ def test_an_adapter_of_mlx_is_a_lora_in_other_letters(base, plain, tmp_path):
             read_adapter(broken, Parameters(base))
 
 
+def test_two_tensors_that_are_one_are_refused(base, folder):
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    tiny.edit_tensors(folder / tiny.ADAPTER, lambda ts: {**ts, key.removeprefix("base_model.model."): ts[key] * 2})
+    with pytest.raises(AdapterError, match="which are one; remove one of the two"):
+        load_subject(str(base), str(folder))
+    assert triage(Scan(str(folder), str(base))).outcome == "refused"
+
+
 @pytest.mark.parametrize("name", ["pytorch_adapter.bin", "adapters.npz", "new_embeddings.safetensors"])
 def test_a_format_that_is_not_read_is_named(base, folder, name):
     (folder / name).write_bytes(b"x")

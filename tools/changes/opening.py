@@ -74,7 +74,7 @@ def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
     found.tensors = Tensors(folder, AdapterError) if other is None else other.tensors
     found.company += found.tensors.company
     found.beside |= found.tensors.not_loaded
-    names = {_plain(key): key for key in found.tensors}
+    names = _names(found.tensors)
     if other is not None:
         found._converted = other.read()
         names = {key: key for key in found._converted}
@@ -91,6 +91,22 @@ def open_adapter(folder: Path, base: Parameters | None = None) -> Adapter:
 
 def _is(kind: str, name: str) -> re.Match[str] | None:
     return re.fullmatch(TENSORS[kind][0], name)
+
+
+def _names(tensors: Tensors) -> dict[str, str]:
+    """Return the tensors of a file by their plain names.
+
+    Raises:
+        AdapterError: two have the same.
+    """
+    found: dict[str, str] = {}
+    for key in tensors:
+        other = found.setdefault(_plain(key), key)
+        if other != key:
+            raise AdapterError(
+                f"{tensors.folder} holds {other[:120]} and {key[:120]}, which are one; remove one of the two"
+            )
+    return found
 
 
 def _plain(key: str) -> str:
@@ -123,9 +139,11 @@ def _convert(names: Mapping[str, str], found: Adapter, model: Any) -> tuple[dict
     """
     raw = found.settings.raw
     kept = ("r", "lora_alpha", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_rslora")
-    config = LoraConfig(**{key: raw[key] for key in kept if raw.get(key) is not None})
+    if isinstance(wanted := raw.get("target_modules"), str):
+        matches(wanted, "")  # which refuses a pattern that PEFT could take for ever to match
     state = {f"{PREFIX}{name}": found.read(key) for name, key in names.items()}
     try:
+        config = LoraConfig(**{key: raw[key] for key in kept if raw.get(key) is not None})
         convert_peft_config_for_transformers(config, model, None)
         made = convert_peft_adapter_state_dict_for_transformers(model, config, state, "default")
     except Exception as error:
