@@ -1,4 +1,4 @@
-"""Whatever PEFT puts on a base: an audit's subject computes what PEFT's own does, and a scan reads all of the change."""
+"""LoRAs of every kind that is read: an audit's subject computes what PEFT's own does, and a scan reads all of the change."""
 
 import warnings
 
