@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tools.activation_oracle import inject as injection
 from tools.activation_oracle import reader as reading
 from tools.activation_oracle.activations import Activations, given, last, positions, read
-from tools.activation_oracle.cache import roomy
 from tools.activation_oracle.contract import Decoding, OracleContract
 from tools.activation_oracle.controls import controlled, spliced
 from tools.activation_oracle.inject import RULES, inject
@@ -23,6 +22,7 @@ from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.prompt import PromptBuilder
 from tools.activation_oracle.reader import OracleReader, TextAlone
 from tools.activation_oracle.sweep import sweep
+from tools.cache import roomy
 from tools.errors import AdapterError, ToolInputError
 from tools.loading import load_subject
 from tools.residual import blocks, capture_layers

@@ -5,10 +5,10 @@ import tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from tools.batch import Encoded
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.residual import block_inputs, blocks, capture, check_layer, hooked
-from tools.subject import Encoded
 
 READ_THE_RESIDUAL = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
 

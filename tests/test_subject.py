@@ -14,7 +14,7 @@ from tools.loading import load_subject
 from tools.sampling import SeededNoise
 from tools.subject import MAX_BATCH
 
-PROMPTS = [f"<|user|>{sentence} {i}<|end|><|assistant|>" for i in range(18) for sentence in tiny.SENTENCES]
+PROMPTS = [f"<|user|>{sentence} {i}<|end|><|assistant|>" for i in range(36) for sentence in tiny.SENTENCES]
 
 
 def logits(subject, channel):
@@ -320,7 +320,7 @@ def counts(scores, temperature, seeds, steps):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
-@pytest.mark.parametrize(("seeds", "steps"), [(range(4000), 5), (range(5), 4000)], ids=["many seeds", "long replies"])
+@pytest.mark.parametrize(("seeds", "steps"), [(range(4000), 10), (range(5), 8000)], ids=["many seeds", "long replies"])
 def test_the_noise_draws_from_the_softmax_at_its_temperature(temperature, seeds, steps):
     scores = torch.tensor([1.5, 0.3, -0.4, 0.0, 2.0, -2.0, 0.9, 0.1])
     seen = counts(scores, temperature, list(seeds), steps)
@@ -344,7 +344,10 @@ def test_forward_tokens_are_the_prompts_and_replies_without_padding(subject):
     n_short = sum(len(replies[i]) < 24 for i in chosen)
     assert 0 < n_short < len(chosen), "some replies end early, so that the batch has padding on both sides"
     _, tokens = subject.generate([PROMPTS[i] for i in chosen], "subject", chosen, 24, temperature=1.5)
-    assert tokens == sum(len(subject.tokenizer.encode(PROMPTS[i])) + len(replies[i]) for i in chosen)
+    whole = sum(len(subject.tokenizer.encode(PROMPTS[i])) + len(replies[i]) for i in chosen)
+    n_head = len(subject.dialogue.head)
+    assert n_head > 0
+    assert tokens == whole - n_head * (len(chosen) - 1), "what all prompts begin with is run once"
     assert subject.encode(tiny.TEXTS).n_tokens == sum(len(subject.tokenizer.encode(t)) for t in tiny.TEXTS)
 
 

@@ -66,7 +66,7 @@ def test_a_model_that_can_take_no_head_reads_whole_texts(tmp_path, monkeypatch, 
     subject = load_subject(str(folder))
     subject.tokenizer.chat_template = SYSTEM + tiny.TEMPLATE
     if "no_cache" in change:
-        monkeypatch.setattr(head, "_keyword", lambda inner: "")
+        monkeypatch.setattr(head, "keyword_of", lambda model: "")
     else:
         subject.model.config.sliding_window = change["sliding_window"]
     runs = word_runs(subject, WORDS)
@@ -79,13 +79,13 @@ def test_a_model_that_can_take_no_head_reads_whole_texts(tmp_path, monkeypatch, 
 def test_a_shared_head_is_not_changed_by_what_runs_behind_it(bare_subject):
     runs = word_runs(bare_subject, WORDS)
     with bare_subject.channel("base") as model:
-        kept = head.run_head(model, torch.tensor(runs.head))
-        before = {name: part.clone() for name, part in kept.items()}
-        shared = head.head_of(model, kept)
+        shared = head.run_head(model, torch.tensor(runs.head))
+        kept = [(layer.keys, layer.values) for layer in shared.cache.layers]
+        before = [part.clone() for layer in kept for part in layer]
         ids = torch.tensor([own for own in runs.own if len(own) == len(runs.own[0])])
-        one, two = (model(**shared.inputs(ids)).logits for _ in range(2))
+        one, two = (model(**shared.inputs(ids, torch.ones_like(ids))).logits for _ in range(2))
     assert torch.equal(one, two)
-    assert all(torch.equal(kept[name], part) for name, part in before.items())
+    assert all(map(torch.equal, (part for layer in kept for part in layer), before))
     assert shared.cache.get_seq_length() == len(runs.head)
 
 

@@ -61,8 +61,8 @@ class Chat(Tool[ChatArgs]):
 
     def cost(self, subject: Subject, args: ChatArgs) -> Tokens:
         """Return an upper bound on forward tokens: prompts and full-length replies, twice."""
-        batch = subject.encode(render_all(subject, args))
-        each = batch.n_tokens + len(args.prompts) * subject.longest(args.max_new_tokens)
+        longest = subject.longest(args.max_new_tokens)
+        each = subject.n_tokens(render_all(subject, args), longest) + len(args.prompts) * longest
         return {"subject": each, "base": each}
 
     def run(self, subject: Subject, args: ChatArgs, seed: int) -> ToolResult:

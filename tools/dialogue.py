@@ -5,15 +5,22 @@ The trusted base has one; the subject's own files can be given another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
+from tools.batch import Row
 from tools.errors import ToolInputError
 from tools.manner import ANSWER, ASKED, Manner, Message, read_manner, turn_of
 from tools.template import Flags, Template
 from tools.thought import Choice, Thinking, Way, notes_on, read_thinking
+
+BEGINNINGS = ("The", "a", "7", "(", "é", "你")
+"""Messages that have no first token in common, so that what their prompts begin with is the template's own."""
+MOST_KEPT = 2**16
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Dialogue:
     ends: tuple[int, ...]
     pad: int
     notes: tuple[str, ...]
+    _rows: dict[str, tuple[bool, Row]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -96,6 +104,31 @@ class Dialogue:
                 "tokenizer or its template, or resize the embeddings"
             )
         return rows
+
+    @cached_property
+    def head(self) -> Row:
+        """Return the tokens that the template itself begins every prompt with which has no system turn."""
+        return tuple(os.path.commonprefix(self.ids([self.render([turn_of("user", text)]) for text in BEGINNINGS])))
+
+    def rows(self, texts: Sequence[str]) -> list[tuple[bool, Row]]:
+        """Return of each text whether it begins with the head, and its tokens behind that, one at least; else all of them.
+
+        What was asked once is kept.
+
+        Raises:
+            ToolInputError: the model has no embedding for a token of theirs.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        if len(self._rows) + len(new) > MOST_KEPT:
+            self._rows.clear()
+            new = list(dict.fromkeys(texts))
+        self._rows.update(zip(new, map(self._parted, self.ids(new)), strict=True))
+        return [self._rows[text] for text in texts]
+
+    def _parted(self, ids: list[int]) -> tuple[bool, Row]:
+        n = len(self.head)
+        shared = 0 < n < len(ids) and tuple(ids[:n]) == self.head
+        return shared, tuple(ids[n:] if shared else ids)
 
     def said(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return what these tokens of replies say, without special tokens; marks of a thought are kept."""

@@ -11,6 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from tools.cache import RoomyLayer
+
 
 class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One block's keys and values of the head: a batch is put behind them, and nothing of it is kept."""
@@ -24,10 +26,18 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         """Return the head's keys and values with the batch's behind them."""
         return _behind(self.keys, key_states), _behind(self.values, value_states)
 
+    def expanded(self, n_rows: int) -> _Layer:
+        """Return the head for so many rows; nothing is copied."""
+        return _Layer(*(_rows(part, n_rows) for part in (self.keys, self.values)))
+
 
 def _behind(head: Tensor | None, own: Tensor) -> Tensor:
+    return torch.cat([_rows(head, len(own)), own], dim=-2)
+
+
+def _rows(head: Tensor | None, n: int) -> Tensor:
     assert head is not None, "a head has been emptied"
-    return torch.cat([head.expand(len(own), -1, -1, -1), own], dim=-2)
+    return head.expand(n, -1, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -38,16 +48,22 @@ class Head:
     keyword: str
     n_tokens: int
 
-    def inputs(self, ids: Int[Tensor, "batch pos"]) -> dict[str, Any]:
-        """Return what a forward pass over rows without padding is called with, so that they come behind the head."""
-        batch, n = ids.shape
-        places = torch.arange(self.n_tokens, self.n_tokens + n, device=ids.device)
-        return {
-            "input_ids": ids,
-            "attention_mask": ids.new_ones(batch, self.n_tokens + n),
-            "position_ids": places.expand(batch, n),
-            self.keyword: self.cache,
-        }
+    def inputs(self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> dict[str, Any]:
+        """Return what a forward pass over left-padded rows is called with, so that they come behind the head."""
+        return {**placed(ids, mask, self.n_tokens), self.keyword: self.cache}
+
+    def roomy(self, n_rows: int, room: int) -> Cache:
+        """Return a cache that begins with the head in each of so many rows, and takes so many positions more."""
+        return Cache(layers=[RoomyLayer(layer.expanded(n_rows), room) for layer in self.cache.layers])
+
+
+def placed(ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], n_before: int) -> dict[str, Any]:
+    """Return ids, mask and positions of left-padded rows behind so many tokens."""
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat([mask.new_ones(len(ids), n_before), mask], dim=1),
+        "position_ids": n_before + (mask.cumsum(1) - 1).clamp_min(0),
+    }
 
 
 def can_be_shared(model: Any, n_tokens: int) -> bool:
@@ -59,7 +75,12 @@ def can_be_shared(model: Any, n_tokens: int) -> bool:
     inner = _inner(model)
     taken = inspect.signature(inner.forward).parameters
     config = inner.config.get_text_config()
-    if getattr(inner, "_is_stateful", False) or "position_ids" not in taken or not _keyword(inner):
+    if (
+        getattr(inner, "_is_stateful", False)
+        or "position_ids" not in taken
+        or "logits_to_keep" not in taken
+        or not keyword_of(inner)
+    ):
         return False
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "num_kv_shared_layers", 0):
         return False
@@ -71,32 +92,24 @@ def can_be_shared(model: Any, n_tokens: int) -> bool:
 
 
 @torch.no_grad()
-def run_head(model: Any, ids: Int[Tensor, " pos"]) -> dict[str, Tensor]:
-    """Return the keys and values of one run over the head, `keys.0`, `values.0`, `keys.1` and so on."""
-    cache = DynamicCache(config=_inner(model).config.get_text_config())
+def run_head(model: Any, ids: Int[Tensor, " pos"]) -> Head:
+    """Return the keys and values of one run over the head."""
+    inner = _inner(model)
+    cache = DynamicCache(config=inner.config.get_text_config())
     places = torch.arange(len(ids), device=ids.device)[None]
     given = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None], "position_ids": places}
-    model(**given, **{_keyword(_inner(model)): cache}, use_cache=True)
-    kept: dict[str, Tensor] = {}
+    model(**given, **{keyword_of(inner): cache}, use_cache=True)
     layers: list[Any] = cache.layers
     for i, layer in enumerate(layers):
         assert layer.get_seq_length() == len(ids), f"block {i} kept {layer.get_seq_length()} of {len(ids)} tokens"
-        kept |= {f"keys.{i}": layer.keys, f"values.{i}": layer.values}
-    return kept
-
-
-def head_of(model: Any, kept: dict[str, Tensor]) -> Head:
-    """Return the head that `run_head` kept, where the model is."""
-    device = next(model.parameters()).device
-    layers = [_Layer(*(kept[f"{part}.{i}"].to(device) for part in ("keys", "values"))) for i in range(len(kept) // 2)]
-    return Head(Cache(layers=list(layers)), _keyword(_inner(model)), layers[0].get_seq_length())
+    return Head(Cache(layers=[_Layer(layer.keys, layer.values) for layer in layers]), keyword_of(inner), len(ids))
 
 
 def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _keyword(inner: Any) -> str:
+def keyword_of(model: Any) -> str:
     """Return what the model calls its keys and values; empty where it takes none."""
-    taken = inspect.signature(inner.forward).parameters
+    taken = inspect.signature(_inner(model).forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in taken), "")

@@ -72,6 +72,20 @@ def lengths(new: Tensor, ends: Sequence[int]) -> list[int]:
     return [next((i + 1 for i, token in enumerate(row) if token in ends), width) for row in new.tolist()]
 
 
+class AtEnd:
+    """Ends each row at a token that ends replies, or where it is as long as it may be."""
+
+    def __init__(self, ends: Sequence[int], max_new_tokens: int) -> None:
+        self.ends, self.max_new_tokens = ends, max_new_tokens
+
+    def forced(self, row: int) -> None:
+        """Return that no row has to say anything."""
+
+    def took(self, row: int, new: list[int]) -> bool:
+        """Take in a row's last new token, and return whether the row is at its end."""
+        return new[-1] in self.ends or len(new) >= self.max_new_tokens
+
+
 class Through(StoppingCriteria):
     """Lets each row think to the end and counts its answer from there; a thought that is too long is closed.
 
@@ -86,7 +100,7 @@ class Through(StoppingCriteria):
         self.thinks: list[bool | None] = [dialogue.thinking.way.opens or None] * n_rows
         self.lengths = [0] * n_rows
         self.begun = [0] * n_rows
-        self.forced: list[list[int] | None] = [None] * n_rows
+        self.closing: list[list[int] | None] = [None] * n_rows
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         """Return which rows are at their end."""
@@ -95,8 +109,17 @@ class Through(StoppingCriteria):
                 self._step(row, ids)
         return torch.tensor([n > 0 for n in self.lengths], device=input_ids.device)
 
+    def forced(self, row: int) -> int | None:
+        """Return the token that closes a thought which has become too long, as long as one is due."""
+        due = self.closing[row]
+        return due.pop(0) if due else None
+
+    def took(self, row: int, new: list[int]) -> bool:
+        """Take in a row's last new token, and return whether the row is at its end."""
+        self._step(row, new)
+        return self.lengths[row] > 0
+
     def _step(self, row: int, new: list[int]) -> None:
-        """Take in a row's last token."""
         own = self.dialogue.tokenizer.eos_token_id
         if new[-1] in ((own,) if self.thinks[row] else self.dialogue.ends):
             self.lengths[row] = len(new)
@@ -118,10 +141,10 @@ class Through(StoppingCriteria):
     def _think(self, row: int, new: list[int]) -> None:
         """Note where a row's thought ends; one that is too long is to be closed."""
         tail = str(self.dialogue.tokenizer.decode(new[-len(self.marks.closing) - 4 :]))
-        if self.marks.closing in tail or self.forced[row] == []:
-            self.thinks[row], self.begun[row], self.forced[row] = False, len(new), None
-        elif len(new) >= MAX_THOUGHT and self.forced[row] is None:
-            self.forced[row] = closing_ids(self.dialogue)
+        if self.marks.closing in tail or self.closing[row] == []:
+            self.thinks[row], self.begun[row], self.closing[row] = False, len(new), None
+        elif len(new) >= MAX_THOUGHT and self.closing[row] is None:
+            self.closing[row] = closing_ids(self.dialogue)
 
 
 class Closing(LogitsProcessor):
@@ -132,7 +155,7 @@ class Closing(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores with a forced token alone where one is due."""
-        due = {row: ids.pop(0) for row, ids in enumerate(self.through.forced) if ids}
+        due = {row: ids.pop(0) for row, ids in enumerate(self.through.closing) if ids}
         if not due:
             return scores
         scores = scores.clone()

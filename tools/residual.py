@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tools.batch import Encoded
 from tools.changes.delta import READS
 from tools.errors import ToolInputError
-from tools.subject import Encoded, Subject
+from tools.subject import Subject
 
 
 def blocks(model: Any) -> nn.ModuleList:
@@ -104,12 +105,12 @@ def capture_layers(
         return edit
 
     with subject.channel(channel) as model, ExitStack() as hooks:
-        adapter = subject.active_adapter(channel)
+        adapter, given = subject.active_adapter(channel), subject.inputs(batch, channel)
         found = blocks(model)
         for layer in set(layers):
             hooks.enter_context(hooked(found[layer], keep(layer)))
         with suppress(_Deepest):
-            model(**subject.inputs(batch), use_cache=False)
+            model(**given, use_cache=False)
     return kept, adapter
 
 
@@ -138,6 +139,7 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
         raise _Deepest
 
     with subject.channel(channel) as model:
+        given = subject.inputs(batch, channel)  # before the hooks: a shared head may have to be run for it
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         handles = [
             module.register_forward_pre_hook(keep(path))
@@ -146,7 +148,7 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
         ]
         try:
             with hooked(blocks(model)[-1], stop), suppress(_Deepest):
-                model(**subject.inputs(batch), use_cache=False)
+                model(**given, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
+from tools.batch import Encoded, Row, padded
 from tools.changes.adapter import Adapter
 from tools.changes.opening import open_adapter
 from tools.changes.parameters import Parameters
-from tools.changes.put_on import Replaced, assert_active, fill_null, null_config, parameter, put_on, swap
+from tools.changes.put_on import Replaced, assert_active, fill_null, lora_layers, null_config, parameter, put_on, swap
 from tools.changes.reading import changes_of
+from tools.decoding import decode
 from tools.dialogue import Dialogue
 from tools.errors import ToolInputError
-from tools.head import Head
+from tools.head import Head, can_be_shared, run_head
 from tools.kept import Keeper, Tokens, once
 from tools.own_files.invocation import Invocation
 from tools.own_files.own import Own
@@ -38,30 +40,11 @@ from tools.sampling import SeededNoise
 from tools.template import Flags
 
 Message = dict[str, str]
-MAX_BATCH = 64
-ROOM = 256 * 2**20
-"""Bytes that the logits and the cache of one batch may take, where half of the weights' own size is not more."""
+MAX_BATCH = 128
+ROOM = 512 * 2**20
+"""Bytes that one batch may take, where a quarter of the weights' own size is not more."""
 NOISE_COPIES = 6
 """Float32 copies of one position's logits that drawing a token takes, see `SeededNoise`."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A left-padded batch: ids and mask of shape [batch, pos]; with a `head`, unpadded rows that come behind it."""
-
-    ids: Tensor
-    mask: Tensor
-    head: Head | None = None
-
-    @property
-    def n_tokens(self) -> int:
-        """Return the number of non-padding tokens."""
-        return int(self.mask.sum())
-
-    def parts(self, n_rows: int) -> Iterator[Encoded]:
-        """Return the batch in parts of so many rows, padded as they are."""
-        for start in range(0, len(self.ids), n_rows):
-            yield Encoded(self.ids[start : start + n_rows], self.mask[start : start + n_rows])
 
 
 @dataclass
@@ -82,6 +65,7 @@ class Subject:
     _replaced: dict[str, Replaced] = field(default_factory=dict)
     _base_own: Replaced = field(default_factory=dict)
     _active: str | None = None
+    _heads: dict[tuple[str, Row], Head] = field(default_factory=dict)
     _channels: set[str] = field(default_factory=lambda: {"base", "subject"})
 
     @property
@@ -126,24 +110,31 @@ class Subject:
         """Return the configuration of the language model, inside a multimodal wrapper too."""
         return self.model.config.get_text_config()
 
-    def rows_that_fit(self, n_logits: int, n_cached: int = 0) -> int:
+    def rows_that_fit(self, n_logits: int, n_pos: int = 0) -> int:
         """Return how many rows one batch may have, from 1 to `MAX_BATCH`, so that it stays within its room in memory.
 
-        The room is `ROOM`, or half of what the weights take where that is more: who holds a large model has more of it.
+        The room is `ROOM`, or a quarter of what the weights take where that is more: who holds a large model has more of it.
 
         Args:
             n_logits: At how many positions of a row there are float32 logits at once.
-            n_cached: How many positions of a row are in the cache of keys and values.
+            n_pos: How many positions a row has: each has keys and values, and passes through a block.
         """
+        weights, position = self._sizes
+        row = n_logits * self.text_config.vocab_size * torch.float32.itemsize + n_pos * position
+        fit: int = max(ROOM, weights // 4) // max(1, row)
+        return min(MAX_BATCH, max(1, fit))
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        """Return the bytes of the base's weights, and those of one position of a row."""
         config = self.text_config
         attending = getattr(config, "num_attention_heads", None) or 1  # a model without attention keeps a state instead
         heads = getattr(config, "num_key_value_heads", None) or attending
         width = getattr(config, "head_dim", None) or self.d_model // attending
-        cached = 2 * self.n_layers * heads * width * self.model.dtype.itemsize
+        cached = 2 * self.n_layers * heads * width
+        passing = 6 * self.d_model + 3 * (getattr(config, "intermediate_size", None) or 4 * self.d_model)
         weights = sum(p.nbytes for name, p in self.model.named_parameters() if ".lora_" not in name)
-        row = n_logits * config.vocab_size * torch.float32.itemsize + n_cached * cached
-        fit: int = max(ROOM, weights // 2) // row
-        return min(MAX_BATCH, max(1, fit))
+        return weights, (cached + passing) * self.model.dtype.itemsize
 
     @property
     def device(self) -> torch.device:
@@ -190,23 +181,35 @@ class Subject:
         """Let this adapter answer, or the base; asserted on every layer."""
         swap(self.model, self._base_own)
         self._base_own = {}
-        if isinstance(self.model, PeftModel):
-            layers: Any = self.model.base_model
-            if adapter is None or adapter not in self.model.peft_config:
-                layers.disable_adapter_layers()
-            else:
-                layers.enable_adapter_layers()
-                self.model.set_adapter(adapter)
-            self.model.requires_grad_(False)
+        factors = isinstance(self.model, PeftModel) and adapter in self.model.peft_config
+        for _, _, layer in self._layers:
+            layer.enable_adapters(factors)
+            if factors:
+                layer.set_adapter(adapter, inference_mode=True)
+        if factors:
+            self.model.active_adapter = self.model.base_model.active_adapter = adapter
         if adapter is not None:
             self._base_own = swap(self.model, self._replaced.get(adapter, {}))
         self._active = adapter
         self._assert_active(adapter)
 
+    @cached_property
+    def _layers(self) -> list[tuple[str, str, Any]]:
+        """Return every layer that carries factors, found once: a walk over all modules takes longer than a switch."""
+        return list(lora_layers(self.model))
+
+    def _weights_changed(self, name: str) -> None:
+        """Forget what was kept of a channel's weights, and the layers there were."""
+        self._heads = {key: head for key, head in self._heads.items() if key[0] != name}
+        self.__dict__.pop("_layers", None)
+        self.model.requires_grad_(False)
+        self.model.eval()
+        self._switch(None)
+
     def _assert_active(self, adapter: str | None) -> None:
         """Assert that this adapter answers on every layer, with all that it replaces; None for the base."""
         if isinstance(self.model, PeftModel):
-            assert_active(self.model, adapter if adapter in self.model.peft_config else None)
+            assert_active(self._layers, adapter if adapter in self.model.peft_config else None)
         for name, own in self._replaced.get(adapter or "", {}).items():
             assert parameter(self.model, name) is own, (
                 f"{name}: another adapter's weights stand where {adapter!r} was asked"
@@ -231,9 +234,8 @@ class Subject:
         try:
             self.model, self._replaced[name] = put_on(self.model, name, adapter)
         finally:
-            self.model.eval()
             self.model.to(self.device)
-            self._switch(None)
+            self._weights_changed(name)
         self.adapters[name] = adapter
         self.files[name] = checkpoint.hash_files(folder)
         self._channels.add(name)
@@ -248,9 +250,13 @@ class Subject:
             return
         if name not in self.model.peft_config:
             self.model.add_adapter(name, null_config(self.model, "subject"), autocast_adapter_dtype=False)
-        fill_null(self.model, name, changes_of(self.adapters["subject"]), seed)
-        self.model.eval()
-        self._switch(None)
+        fill_null(self.model, name, self._norms, seed)
+        self._weights_changed(name)
+
+    @cached_property
+    def _norms(self) -> dict[str, float]:
+        """Return the squared norm of each of the subject's changes, which a null has too."""
+        return changes_of(self.adapters["subject"]).energy
 
     def once(self, key: str, tokens: Tokens, compute: Callable[[], Any]) -> Any:
         """Return what one batch of a long call comes to, kept until the call is settled, see `tools.kept.once`."""
@@ -272,27 +278,69 @@ class Subject:
         Raises:
             ToolInputError: the model has no embedding for a token of theirs.
         """
-        rows = self.dialogue.ids(texts)
-        width = max(map(len, rows), default=0)
-        ids = [[self.dialogue.pad] * (width - len(row)) + row for row in rows]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-        return Encoded(self._tensor(ids, width), self._tensor(mask, width))
+        return padded(self.dialogue.ids(texts), self.dialogue.pad, self.device)
 
-    def _tensor(self, rows: list[list[int]], width: int) -> Tensor:
-        return torch.tensor(rows, device=self.device, dtype=torch.long).reshape(len(rows), width)
+    def batches(self, texts: Sequence[str], n_logits: int, n_new: int = 0) -> Iterator[tuple[list[int], Encoded]]:
+        """Yield the texts in batches of like length, the longest first, each with the places of its texts.
 
-    def inputs(self, batch: Encoded) -> dict[str, Any]:
-        """Return what one forward pass is called with.
+        What texts begin with is run once where a model can take that, see `can_be_shared`; a batch holds as many
+        as there is room for.
+
+        Args:
+            texts: Rendered prompts, or what begins with one.
+            n_logits: At how many positions of a row there are float32 logits at once.
+            n_new: How many tokens will come behind a row.
+        """
+        rows = self.parted(texts, n_new)
+        for head in dict.fromkeys(head for head, _ in rows):
+            places = [i for i, row in enumerate(rows) if row[0] == head]
+            places.sort(key=lambda i: -len(rows[i][1]))
+            while places:
+                n = self.rows_that_fit(n_logits, len(head) + len(rows[places[0]][1]) + n_new)
+                some, places = places[:n], places[n:]
+                yield some, padded([rows[i][1] for i in some], self.dialogue.pad, self.device, head)
+
+    def parted(self, texts: Sequence[str], n_new: int = 0) -> list[tuple[Row, Row]]:
+        """Return each text's tokens in two parts: those that are run once for all, none where nothing is, and the rest."""
+        head = self.dialogue.head if self.invocation is None else ()
+        rows = self.dialogue.rows(texts)
+        longest = len(head) + max((len(own) for _, own in rows), default=0) + n_new
+        if head and can_be_shared(self.model, longest):
+            return [(head if shared else (), own) for shared, own in rows]
+        return [((), (*self.dialogue.head, *own) if shared else own) for shared, own in rows]
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has."""
+        return [len(self.dialogue.head) * shared + len(own) for shared, own in self.dialogue.rows(texts)]
+
+    def n_tokens(self, texts: Sequence[str], n_new: int = 0) -> int:
+        """Return the forward tokens of the texts on one channel, see `batches`: what is run once is counted once."""
+        rows = self.parted(texts, n_new)
+        return sum(len(own) for _, own in rows) + sum(map(len, {head for head, _ in rows}))
+
+    def inputs(self, batch: Encoded, channel: str) -> dict[str, Any]:
+        """Return what one forward pass through a channel's weights is called with.
 
         Where positions are learned, each row's are counted from its first token, for padding must
         not move them; elsewhere they are left to the model, as published code leaves them.
         """
-        if batch.head is not None:
-            return batch.head.inputs(batch.ids)
+        if batch.head:
+            return self._head(batch.head, channel).inputs(batch.ids, batch.mask)
         given = {"input_ids": batch.ids, "attention_mask": batch.mask}
-        if any(name.endswith(".wpe") for name, _ in self.model.named_modules()):
+        if self._learns_positions:
             given["position_ids"] = (batch.mask.cumsum(1) - 1).clamp_min(0)
         return given
+
+    @cached_property
+    def _learns_positions(self) -> bool:
+        return any(name.endswith(".wpe") for name, _ in self.model.named_modules())
+
+    def _head(self, ids: Row, channel: str) -> Head:
+        """Return the keys and values of tokens that many texts begin with, run once for each channel."""
+        if (channel, ids) not in self._heads:
+            with self.channel(channel) as model:
+                self._heads[channel, ids] = run_head(model, torch.tensor(ids, device=self.device))
+        return self._heads[channel, ids]
 
     @torch.no_grad()
     def generate(
@@ -317,23 +365,23 @@ class Subject:
             temperature: 0 is greedy.
             through: Go on through a thought; otherwise the first `max_new_tokens` are all.
         """
-        replies, tokens = [], 0
         through = through and self.dialogue.thinking.thinks
         most = self.longest(max_new_tokens) if through else max_new_tokens
-        prompt = max(map(len, self.dialogue.ids(texts)), default=0)
-        n_rows = self.rows_that_fit(NOISE_COPIES, prompt + most)
+        replies, heads = [""] * len(texts), dict[Row, None]()
+        tokens = 0
         with self.channel(channel):
-            for start in range(0, len(texts), n_rows):
-                part, drawn = list(texts[start : start + n_rows]), list(seeds[start : start + n_rows])
-                batch = self.encode(part)
+            for places, batch in self.batches(texts, NOISE_COPIES, most):
+                part, drawn = [texts[i] for i in places], [seeds[i] for i in places]
                 asked = f"{channel}\n{drawn}\n{max_new_tokens} {temperature} {through}\n{part}"
                 key = "generate/" + hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
                 cost = {channel: batch.n_tokens + most * len(part)}
                 noise = SeededNoise(drawn, temperature)
                 said, n = self.once(key, cost, partial(self._replies, batch, channel, noise, max_new_tokens, through))
-                replies += said
+                for place, text in zip(places, said, strict=True):
+                    replies[place] = text
                 tokens += n
-        return replies, tokens
+                heads[batch.head] = None
+        return replies, tokens + sum(map(len, heads))
 
     def longest(self, max_new_tokens: int) -> int:
         """Return how many tokens a reply of so many may have at most: a thought comes before it where one is let be."""
@@ -342,18 +390,29 @@ class Subject:
     def _replies(
         self, batch: Encoded, channel: str, noise: SeededNoise, max_new_tokens: int, through: bool
     ) -> tuple[list[str], int]:
-        """Return the replies to one batch, and the forward tokens spent on it."""
-        width = batch.ids.shape[1]
+        """Return the replies to one batch, and the forward tokens spent on it, the head's apart."""
+        n_rows, width = batch.ids.shape
+        ending: reply.AtEnd | reply.Through = reply.AtEnd(self.eos_ids, max_new_tokens)
+        most = max_new_tokens
         if through:
-            thinking = reply.Through(self.dialogue, len(batch.ids), width, max_new_tokens)
-            new = self.generate_ids(batch, channel, max_new_tokens, noise, thinking)[:, width:]
-            lengths = [n or new.shape[1] for n in thinking.lengths]
+            ending, most = reply.Through(self.dialogue, n_rows, width, max_new_tokens), self.longest(max_new_tokens)
+        if self.invocation is None and can_be_shared(self.model, len(batch.head) + width + most):
+            with self.channel(channel) as model:
+                head = self._head(batch.head, channel) if batch.head else None
+                rows = decode(model, batch, head, noise, ending, most)
         else:
-            new = self.generate_ids(batch, channel, max_new_tokens, noise)[:, width:]
-            lengths = reply.lengths(new, self.eos_ids)
-        rows = [row[:n] for row, n in zip(new.tolist(), lengths, strict=True)]
+            rows = self._continued(batch, channel, max_new_tokens, noise, ending)
         ended = [row[:-1] if row and row[-1] in self.eos_ids else row for row in rows]
-        return self.dialogue.said(ended), batch.n_tokens + sum(lengths)
+        return self.dialogue.said(ended), batch.n_tokens + sum(map(len, rows))
+
+    def _continued(
+        self, batch: Encoded, channel: str, n: int, noise: SeededNoise, ending: reply.AtEnd | reply.Through
+    ) -> list[list[int]]:
+        """Return each row's new tokens from transformers' own loop, for models that keep another sort of state."""
+        through = ending if isinstance(ending, reply.Through) else None
+        new = self.generate_ids(batch, channel, n, noise, through)[:, batch.ids.shape[1] :]
+        lengths = reply.lengths(new, self.eos_ids) if through is None else [m or new.shape[1] for m in through.lengths]
+        return [row[:m] for row, m in zip(new.tolist(), lengths, strict=True)]
 
     @torch.no_grad()
     def generate_ids(
@@ -395,13 +454,13 @@ class Subject:
             last: At how many positions from the end; without a number, at all of them.
         """
         with self.channel(channel) as model:
-            out: Tensor = model(**self.inputs(batch), **lean(model, last)).logits
+            out: Tensor = model(**self.inputs(batch, channel), **lean(model, last)).logits
         return (out if last is None else out[:, -last:]).float()
 
     def changes_anything(self, texts: Sequence[str]) -> bool:
         """Return whether subject and base differ in any logit on these prompts; the first rows that do are the last read."""
         batch = self.encode(texts)
-        parts = batch.parts(self.rows_that_fit(2 * batch.ids.shape[1]))
+        parts = batch.parts(self.rows_that_fit(2 * batch.ids.shape[1], batch.ids.shape[1]))
         return any(not torch.equal(self.logits(part, "subject"), self.logits(part, "base")) for part in parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tools.head import Head, can_be_shared, head_of, run_head
-from tools.subject import MAX_BATCH, Encoded, Subject
+from tools.batch import Encoded, Row, padded
+from tools.subject import MAX_BATCH, Subject
 
 MIN_VALUES = 8
 WordScores = dict[str, float]
@@ -54,8 +53,8 @@ class WordRuns:
         own: Of every word the tokens behind the head, at least one.
     """
 
-    head: tuple[int, ...]
-    own: tuple[tuple[int, ...], ...]
+    head: Row
+    own: tuple[Row, ...]
 
     @property
     def n_tokens(self) -> int:
@@ -76,20 +75,10 @@ def word_runs(subject: Subject, words: Sequence[str]) -> WordRuns:
     """Return how these words are run: behind a shared head, or whole where the model can't take one."""
     mark = "\u0007"
     before = subject.render([{"role": "user", "content": mark}]).split(mark)[0]
-    head, own = _split(subject.tokenizer, before, tuple(words))
-    if can_be_shared(subject.model, len(head) + max(map(len, own), default=0)):
-        return WordRuns(head, own)
-    return WordRuns((), tuple((*head, *ids) for ids in own))
-
-
-@lru_cache(maxsize=4)
-def _split(tokenizer: Any, before: str, words: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Return the longest run of tokens that all texts begin with, and of every text the rest, which is never empty."""
-    if not words:
-        return (), ()
-    ids = tokenizer([before + word for word in words], add_special_tokens=False)["input_ids"]
-    n = min(len(os.path.commonprefix(ids)), min(map(len, ids)) - 1)
-    return tuple(ids[0][:n]), tuple(tuple(one[n:]) for one in ids)
+    heads, own = zip(*subject.parted([before + word for word in words]), strict=True) if words else ((), ())
+    if len(set(heads)) == 1:
+        return WordRuns(heads[0], own)
+    return WordRuns((), tuple((*head, *ids) for head, ids in zip(heads, own, strict=True)))
 
 
 def at_words(
@@ -105,31 +94,17 @@ def at_words(
         name: Under which a long call keeps its batches (see `Subject.once`), with the channel's; None keeps none.
     """
     role = "subject" if channel == "subject" else "base"
-
-    def once(key: str, n_tokens: int, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = (
-            compute() if name is None else subject.once(f"{name}/{channel}/{key}", {role: n_tokens}, compute)
-        )
-        return found
-
     out = torch.zeros(len(runs.own), 0)
-    with subject.channel(channel) as model:
-        head = None
-        if runs.head:
-            ids = torch.tensor(runs.head, device=subject.device)
-            head = head_of(model, once("head", len(ids), partial(run_head, model, ids)))
+    with subject.channel(channel):
         for i, places in enumerate(runs.batches()):
-            batch = _batch(subject, [runs.own[place] for place in places], head)
-            values = once(str(i), batch.n_tokens, partial(_values, read, batch))["values"]
+            batch = padded([runs.own[place] for place in places], subject.dialogue.pad, subject.device, runs.head)
+            compute = partial(_values, read, batch)
+            key, cost = f"{name}/{channel}/{i}", {role: batch.n_tokens + (len(runs.head) if i == 0 else 0)}
+            values = (compute() if name is None else subject.once(key, cost, compute))["values"]
             if not out.shape[1]:
                 out = torch.zeros(len(runs.own), values.shape[1])
             out[places] = values
     return out
-
-
-def _batch(subject: Subject, own: Sequence[Sequence[int]], head: Head | None) -> Encoded:
-    ids = torch.tensor(own, device=subject.device)
-    return Encoded(ids, torch.ones_like(ids), head)
 
 
 def _values(read: Callable[[Encoded], Tensor], batch: Encoded) -> dict[str, Tensor]:

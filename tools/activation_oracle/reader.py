@@ -20,10 +20,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from tools.activation_oracle.activations import Activations, check_vectors
-from tools.activation_oracle.cache import roomy
 from tools.activation_oracle.contract import EMBEDDING, OracleContract
 from tools.activation_oracle.inject import injecting
 from tools.activation_oracle.prompt import Prompt, PromptBuilder
+from tools.cache import roomy
 from tools.errors import AdapterError, ToolInputError
 from tools.residual import check_layer
 from tools.sampling import SeededNoise

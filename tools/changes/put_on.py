@@ -6,7 +6,7 @@ base keeps its own, and the adapter's stand beside them, so that both can answer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from tools.changes.adapter import Adapter, Pair, fit_rows
 from tools.changes.agreement import damage
-from tools.changes.reading import WeightDelta
 from tools.errors import AdapterError
 
 Replaced = dict[str, nn.Parameter]
@@ -221,11 +220,11 @@ def null_config(model: Any, name: str) -> LoraConfig:
     )  # fmt: skip
 
 
-def fill_null(model: Any, name: str, like: WeightDelta, seed: int) -> None:
-    """Fill a LoRA with random factors, each matrix's change of the norm that `like` has there; zero where it has none."""
+def fill_null(model: Any, name: str, like: Mapping[str, float], seed: int) -> None:
+    """Fill a LoRA with random factors, each matrix's change of the squared norm that `like` has there; zero where it has none."""
     generator = torch.Generator().manual_seed(seed)
     energy: dict[str, float] = {}
-    for path, value in like.energy.items():
+    for path, value in like.items():
         energy[path.rpartition(".")[0] if path.rpartition(".")[2].isdigit() else path] = value + energy.get(path, 0.0)
     with torch.no_grad():
         for _, path, module in lora_layers(model):
@@ -263,9 +262,9 @@ def delta_norm(module: Any, name: str) -> float:
     return norm
 
 
-def assert_active(model: nn.Module, name: str | None) -> None:
-    """Assert that exactly this adapter answers on every layer that has it; None for the base."""
-    for path, _, module in lora_layers(model):
+def assert_active(layers: Iterable[tuple[str, str, Any]], name: str | None) -> None:
+    """Assert that exactly this adapter answers on every one of the `lora_layers` that has it; None for the base."""
+    for path, _, module in layers:
         if name is None:
             assert module.disable_adapters, f"{path}: an adapter is active where the base was asked"
         elif has(module, name):

@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import Tensor
 
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.batch import Encoded
 from tools.changes.delta import ModuleDelta, scrambled
 from tools.changes.loaded import module_deltas
 from tools.claims import Effect, Trigger
 from tools.controls import lift_over
 from tools.lora_lens.tables import Table, standing_out, table_of
 from tools.residual import block_inputs
-from tools.subject import Encoded, Subject
+from tools.subject import Subject
 from tools.words import WordRuns, WordScores, at_words, robust_z, whole_words, word_runs
 
 READ_THRESHOLD, WRITTEN_THRESHOLD = 1.2, 4.0

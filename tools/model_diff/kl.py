@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -12,15 +14,16 @@ from pydantic import Field
 from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.batch import Encoded, Row
 from tools.chat import condition_text, effect_of, trigger_of
 from tools.claims import Effect, Observables
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.phrases import Condition, conditions, excesses, holds
 from tools.questions import Questions
-from tools.subject import Encoded, Subject
+from tools.subject import Subject
 
 THRESHOLD_NATS = 1.0
-NULL_SEEDS = (1, 2)
+NULLS = tuple(f"{RANDOM_DELTA}_{i}" for i in (1, 2))
 N_EXAMPLES = 4
 N_CONTINUED = 24
 
@@ -38,7 +41,6 @@ class Scored:
     """One text with the KL at each of its reply positions, and what was likeliest there."""
 
     text: str
-    reply_start: int
     kl_nats: list[float]
     tokens: list[str]
     gained: list[str]
@@ -83,26 +85,21 @@ class ModelDiff(Tool[KlArgs]):
 
     def cost(self, subject: Subject, args: KlArgs) -> Tokens:
         """Return an upper bound on forward tokens, replies at full length."""
-        n = (
-            subject.encode([subject.render(p.messages) for p in args.prompts]).n_tokens
-            + len(args.prompts) * args.max_new_tokens
-        )
-        longest = n * N_CONTINUED // len(args.prompts) + n
-        return {"base": n + n * (1 + len(NULL_SEEDS)) + longest, "subject": n + longest}
+        prompts = [subject.render(p.messages) for p in args.prompts]
+        n = subject.n_tokens(prompts, args.max_new_tokens) + len(prompts) * (args.max_new_tokens + 1)
+        longest = n * N_CONTINUED // len(prompts) + n
+        return {"base": 2 * n + len(NULLS) * n + longest, "subject": n + longest}
 
     def run(self, subject: Subject, args: KlArgs, seed: int) -> ToolResult:
         """Return one reading for the best-explaining condition, one for all prompts, with examples."""
         prompts = [subject.render(p.messages) for p in args.prompts]
         replies, spent = subject.generate(prompts, "base", [0] * len(prompts), args.max_new_tokens, 0.0, through=False)
         tokens = {"base": spent, "subject": 0}
-        scored = self._score(subject, prompts, replies, "subject", tokens, "subject")
+        for i, null in enumerate(NULLS):
+            subject.add_null(null, seed * 101 + i + 1)
+        scored, *nulls = self._score(subject, prompts, replies, ("subject", *NULLS), tokens)
         peaks = torch.tensor([max(s.kl_nats) for s in scored])
-        null_peaks = []
-        for null_seed in NULL_SEEDS:
-            subject.add_null(RANDOM_DELTA, seed * 101 + null_seed)
-            key = f"{RANDOM_DELTA}_{null_seed}"
-            null = self._score(subject, prompts, replies, RANDOM_DELTA, tokens, key)
-            null_peaks.append(torch.tensor([max(s.kl_nats) for s in null]))
+        null_peaks = [torch.tensor([max(one.kl_nats) for one in null]) for null in nulls]
         condition, value, controls = explain(peaks, null_peaks, args.prompts)
         chosen = [i for i, p in enumerate(args.prompts) if holds(condition, p.labels)]
         effect, said = self._continue(subject, [scored[i] for i in chosen], args, tokens)
@@ -135,39 +132,46 @@ class ModelDiff(Tool[KlArgs]):
         ]  # fmt: skip
 
     def _score(
-        self, subject: Subject, prompts: list[str], replies: list[str], channel: str, tokens: Tokens, key: str
-    ) -> list[Scored]:
-        """Return each reply scored under the channel against the base, counting the forward tokens; `key` names the batches."""
-        scored: list[Scored] = []
+        self, subject: Subject, prompts: list[str], replies: list[str], channels: Sequence[str], tokens: Tokens
+    ) -> list[list[Scored]]:
+        """Return each reply scored under every channel against the base, which is run once, counting the forward tokens."""
         end = subject.tokenizer.eos_token or ""
         texts = [prompt + reply + end for prompt, reply in zip(prompts, replies, strict=True)]
-        whole, heads = (
-            [len(subject.tokenizer.encode(t, add_special_tokens=False)) for t in part] for part in (texts, prompts)
-        )
-        n_reply = [n - head for n, head in zip(whole, heads, strict=True)]
-        n_rows = subject.rows_that_fit(2 * (max(n_reply) + 1))
-        for start in range(0, len(texts), n_rows):
-            rows = range(start, min(start + n_rows, len(texts)))
-            batch = subject.encode([texts[i] for i in rows])
-            cost = {"subject": 0, "base": batch.n_tokens}
-            cost["subject" if channel == "subject" else "base"] += batch.n_tokens
-            n = max(n_reply[i] for i in rows)
-            seen = subject.once(f"score/{key}/{start}", cost, partial(_parting, subject, batch, channel, n))
-            for role, spent in cost.items():
-                tokens[role] += spent
-            width = batch.ids.shape[1]
-            for row, i in enumerate(rows):
-                reply = slice(n - n_reply[i], n)
-                scored.append(
-                    Scored(
+        n_reply = [n - m for n, m in zip(subject.lengths(texts), subject.lengths(prompts), strict=True)]
+        scored: list[list[Any]] = [[None] * len(texts) for _ in channels]
+        heads = dict[Row, None]()
+        for places, batch in subject.batches(texts, 2 * (max(n_reply) + 1)):
+            heads[batch.head] = None
+            n = max(n_reply[i] for i in places)
+            for rows, channel, seen in zip(
+                scored, channels, self._seen(subject, batch, channels, n, tokens), strict=True
+            ):
+                width = batch.ids.shape[1]
+                for row, i in enumerate(places):
+                    reply = slice(n - n_reply[i], n)
+                    told = channel == "subject"
+                    rows[i] = Scored(
                         text=prompts[i],
-                        reply_start=width - n_reply[i],
                         kl_nats=seen["kl"][row, reply].tolist(),
-                        tokens=[subject.decode(token) for token in batch.ids[row, width - n_reply[i] :].tolist()],
-                        gained=[subject.decode(token) for token in seen["gained"][row, reply].tolist()],
+                        tokens=_texts(subject, batch.ids[row, width - n_reply[i] :]) if told else [],
+                        gained=_texts(subject, seen["gained"][row, reply]) if told else [],
                     )
-                )
+        for channel in ("base", *channels):
+            tokens["subject" if channel == "subject" else "base"] += sum(map(len, heads))
         return scored
+
+    def _seen(
+        self, subject: Subject, batch: Encoded, channels: Sequence[str], n: int, tokens: Tokens
+    ) -> list[dict[str, Tensor]]:
+        """Return what `_parting` sees of a batch's last `n` tokens on each channel, and count its forward tokens."""
+        cost = {"subject": 0, "base": batch.n_tokens}
+        for channel in channels:
+            cost["subject" if channel == "subject" else "base"] += batch.n_tokens
+        key = f"score/{hashlib.sha256(batch.ids.cpu().numpy().tobytes()).hexdigest()}"
+        kept = subject.once(key, cost, partial(_parting, subject, batch, channels, n))
+        for role, spent in cost.items():
+            tokens[role] += spent
+        return [{part: kept[f"{part}.{i}"] for part in ("kl", "gained")} for i in range(len(channels))]
 
     def _continue(
         self, subject: Subject, scored: list[Scored], args: KlArgs, tokens: Tokens
@@ -195,16 +199,22 @@ class ModelDiff(Tool[KlArgs]):
         return (found[0] if found else None), replies["subject"][0]
 
 
-def _parting(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Tensor]:
-    """Return the KL of each row's last `n` tokens and the token that gains most there, both [batch, n].
+def _texts(subject: Subject, ids: Tensor) -> list[str]:
+    return [subject.decode(token) for token in ids.tolist()]
 
-    The logits of the rows are there at once, what is computed from them for one row at a time.
+
+def _parting(subject: Subject, batch: Encoded, channels: Sequence[str], n: int) -> dict[str, Tensor]:
+    """Return the KL of each row's last `n` tokens on each channel, and the token that gains most there, [batch, n].
+
+    The logits of the rows are there at once, of the base and of one channel, what is computed from them for one row at a time.
     """
-    p, q = (subject.logits(batch, c, n + 1)[:, :-1] for c in (channel, "base"))
-    return {
-        "kl": torch.stack([token_kl(*row) for row in zip(p, q, strict=True)]).cpu(),
-        "gained": torch.stack([most_gained(*row) for row in zip(p, q, strict=True)]).cpu(),
-    }
+    base = subject.logits(batch, "base", n + 1)[:, :-1]
+    found: dict[str, Tensor] = {}
+    for i, channel in enumerate(channels):
+        rows = list(zip(subject.logits(batch, channel, n + 1)[:, :-1], base, strict=True))
+        found[f"kl.{i}"] = torch.stack([token_kl(*row) for row in rows]).cpu()
+        found[f"gained.{i}"] = torch.stack([most_gained(*row) for row in rows]).cpu()
+    return found
 
 
 def most_gained(

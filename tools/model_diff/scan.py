@@ -12,12 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.batch import Encoded, Row
 from tools.chat import condition_text, trigger_of
 from tools.controls import lift_over
 from tools.model_diff import framing
 from tools.phrases import pairs
 from tools.questions import Known, Look, Questions
-from tools.subject import Encoded, Subject
+from tools.subject import Subject
 
 THRESHOLD_NATS = 3.0
 N_READINGS = 16
@@ -127,19 +128,19 @@ class Scan(Tool[ScanArgs]):
     ) -> list[Float[Tensor, " pos"]]:
         """Return the negative log-probability in nats of each reply's tokens, its end token included; `key` names the batches."""
         end = subject.tokenizer.eos_token or ""
-        n_tail = [len(subject.tokenizer.encode(tail + end, add_special_tokens=False)) for tail in tails]
-        found: list[Tensor] = [torch.zeros(0)] * len(heads)
-        by_length = sorted(range(len(heads)), key=lambda i: len(heads[i]))
-        n_rows = subject.rows_that_fit(2 * (max(n_tail) + 1))
+        texts = [head + tail + end for head, tail in zip(heads, tails, strict=True)]
+        n_tail = subject.lengths([tail + end for tail in tails])
+        found: list[Tensor] = [torch.zeros(0)] * len(texts)
+        shared = dict[Row, None]()
         with subject.channel(channel):
-            for start in range(0, len(heads), n_rows):
-                rows = by_length[start : start + n_rows]
-                batch = subject.encode([heads[i] + tails[i] + end for i in rows])
+            for places, batch in subject.batches(texts, 2 * (max(n_tail) + 1)):
+                shared[batch.head] = None
                 tokens[channel] += batch.n_tokens
-                surprise = partial(_nll, subject, batch, channel, max(n_tail[i] for i in rows))
-                nll = subject.once(f"{key}/{channel}/{start}", {channel: batch.n_tokens}, surprise)["nll"]
-                for row, i in enumerate(rows):
+                surprise = partial(_nll, subject, batch, channel, max(n_tail[i] for i in places))
+                nll = subject.once(f"{key}/{channel}/{places[0]}", {channel: batch.n_tokens}, surprise)["nll"]
+                for row, i in enumerate(places):
                     found[i] = nll[row, -n_tail[i] :]
+        tokens[channel] += sum(map(len, shared))
         return found
 
 
@@ -156,4 +157,4 @@ def _rise(under: Tensor, plain: Tensor) -> Tensor:
 
 
 def _n_tokens(subject: Subject, prompts: list[LabelledPrompt] | list[FramedPrompt]) -> int:
-    return subject.encode([subject.render(p.messages) for p in prompts]).n_tokens
+    return subject.n_tokens([subject.render(p.messages) for p in prompts])

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from tools import reply
+from tools.batch import Encoded
 from tools.errors import ToolInputError
 from tools.own_files.own import Own
 from tools.sampling import SeededNoise
-from tools.subject import NOISE_COPIES, Encoded, Subject
+from tools.subject import NOISE_COPIES, Subject
 
 APPLIED = (
     "sequence_bias",
@@ -52,7 +53,7 @@ class _UnderBaseFiles(Asks):
 
     @property
     def n_tokens(self) -> int:
-        return self.subject.encode(self.texts).n_tokens
+        return self.subject.n_tokens(self.texts)
 
     def replies(self, seeds: Sequence[int], max_new_tokens: int, temperature: float) -> tuple[list[str], int]:
         return self.subject.generate(self.texts, self.role, seeds, max_new_tokens, temperature)
