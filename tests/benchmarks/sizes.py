@@ -102,7 +102,7 @@ def write_lora(folder: Path, shape: Shape, rank: int = 16, seed: int = 1, size: 
 
 
 def tokenizer(d_vocab: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE of exactly so many tokens, most of them a made-up word with its space."""
+    """Return a byte-level BPE of exactly so many tokens, half of them a made-up word with its space before it."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -128,14 +128,14 @@ def _english() -> list[str]:
 
 
 def made_up_words(n: int, seed: int = 0) -> Iterator[str]:
-    """Yield `n` different words of two or three syllables, each with a space before it."""
+    """Yield `n` different words of two or three syllables, every second with a space before it, as in real vocabularies."""
     rng, seen = random.Random(seed), set()
     while len(seen) < n:
         syllables = [rng.choice("bdfghklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.choice((2, 3, 3)))]
         word = "".join(syllables) + rng.choice(("", "n", "r", "s", "t", "l", "ck", "st"))
         if word not in seen:
             seen.add(word)
-            yield f" {word}"
+            yield f" {word}" if rng.random() < 0.5 else word
 
 
 def _config(shape: Shape) -> LlamaConfig:
