@@ -17,6 +17,7 @@ from tools.changes.finetune import read_finetune
 from tools.changes.parameters import Parameters
 from tools.changes.reading import Factors, read_adapter
 from tools.errors import AdapterError, ModelLoadError
+from tools.triage import drift
 from tools.triage.drift import FEATURES, drift_of, percentiles
 
 
@@ -390,6 +391,21 @@ def test_a_direction_of_the_bases_own_is_aligned_and_one_across_it_is_not(base):
         delta = WeightDelta()
         delta.add(path, ModuleDelta(path, 0, u[:, column : column + 1], torch.ones(1, dtype=torch.float64), vh[:1].T))
         assert low < drift_of(delta, base).modules[0].alignment < high
+
+
+def test_a_base_read_by_parts_in_float32_is_aligned_as_in_float64(base, lora_folder, monkeypatch):
+    """The reference holds the whole matrix in float64, and takes singular vectors where the parts' way takes eigenvectors."""
+    monkeypatch.setattr(drift, "AT_ONCE", 100)
+    delta = read_adapter(lora_folder, base)
+    for module in drift_of(delta, base).modules:
+        before, d = base.read(f"{module.path}.weight").double(), delta.modules[module.path]
+        generator = torch.Generator().manual_seed(0)
+        q = torch.linalg.qr(before @ torch.randn(before.shape[1], 16, generator=generator, dtype=torch.float64))[0]
+        for _ in range(2):
+            q = torch.linalg.qr(before @ (before.T @ q))[0]
+        u = torch.linalg.svd(q.T @ before, full_matrices=False)[0]
+        assert module.alignment == pytest.approx(float((d.U[:, 0] @ (q @ u)[:, :8]).abs().max()), abs=1e-3)
+        assert module.relative_norm == pytest.approx(module.norm / float(before.norm()), rel=1e-6)
 
 
 def test_percentiles_are_shares_of_the_reference_that_have_less():

@@ -1,8 +1,12 @@
 """Adapters looked at without running them: planted directions are named, twins without them are not, a gate fails closed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -21,16 +25,23 @@ from tools.errors import ModelLoadError
 from tools.loading import load_subject
 from tools.lora_lens import tables
 from tools.lora_lens.tables import Table
+from tools.triage import directions
 from tools.triage.directions import (
+    Standing,
     canonical_all,
     dictionary,
     leading,
     pairs,
+    sampled,
     scored,
     tokens_standing_out,
     words_standing_out,
 )
 from tools.triage.triage import HIT, SHUT, Scan, Triage, folders, gate, references, triage
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import sizes  # noqa: E402
 
 WORDS = ("river", "bridge", "kettle", "copper", "weather", "night", "town", "fox", "stands", "tell", "what", "old")
 UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"
@@ -332,8 +343,61 @@ def test_a_change_is_held_against_harmless_ones_of_its_own_recipe_alone(base_fol
     assert len(known) == 3
     assert [triage(Scan(str(tmp_path / name), reference=known)).n_reference for name in ("a", "c")] == [2, 1]
     alone = triage(Scan(str(lora_folder), reference=known))
-    assert (alone.percentiles, alone.n_reference) == (None, 0)
+    assert (alone.percentiles, alone.times_median, alone.n_reference) == (None, None, 0)
     assert any("none of the 3 harmless adapters has this change's recipe" in one for one in alone.readings)
+
+
+def test_the_size_of_a_change_is_told_as_a_multiple_of_the_median_harmless_one(base_folder, tmp_path):
+    for seed, size in enumerate((0.1, 0.2, 0.4)):
+        tiny.build_lora(base_folder, tmp_path / "known" / str(seed), size=size)
+    tiny.build_lora(base_folder, tmp_path / "own", size=0.6)
+    command = ["scan", str(tmp_path / "own"), "--reference", str(tmp_path / "known")]
+    out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
+    done = CliRunner().invoke(app, [*command, "--out", str(out), "--jsonl", str(rows)])
+    row = json.loads(rows.read_text())
+    assert (row["times_median"], row["n_reference"]) == (pytest.approx(3.0, rel=1e-5), 3)
+    assert "3.00 times the median size of 3 harmless ones" in done.output
+    (page,) = out.glob("*.md")
+    assert "times the median norm of 3 harmless adapters of the same recipe" in page.read_text()
+
+
+def test_rows_do_not_depend_on_how_many_threads_look(base_folder, lora_folder):
+    rows = [triage(Scan(str(lora_folder), str(base_folder), WORDS, threads=n)).as_row() for n in (1, 3)]
+    assert rows[0] == rows[1]
+
+
+def test_a_certificate_of_some_words_has_those_that_stand_out_and_is_of_all_where_they_are_few(
+    base_folder, monkeypatch
+):
+    words = dictionary(Parameters(base_folder), AutoTokenizer.from_pretrained(base_folder), WORDS)
+    last = words.words[-1], words.tokens[-1].strip()
+    read, written = (Standing(((name, 1.0),), 0.0) for name in last)
+    assert sampled(words, read, written).words == words.words
+    monkeypatch.setattr(directions, "N_RUNS", 2)
+    monkeypatch.setattr(directions, "RUN", 1)
+    few = sampled(words, read, written)
+    assert len(few.words) < len(words.words)
+    assert few.words[-1] == words.words[-1]
+    assert torch.equal(few.inputs[len(few.words) - 1], words.inputs[len(words.words) - 1])
+
+
+def test_the_peak_of_a_scan_stays_far_under_the_weights_of_the_base(tmp_path):
+    """A base of 0.35 GB in 16 bit: a look holds a matrix of it at a time, and never a table whole."""
+    shape = sizes.Shape(3, 2048, 8192, 16, 4, 128, 1024, True)
+    base, lora = sizes.write_base(tmp_path / "base", shape), sizes.write_lora(tmp_path / "lora", shape, 4)
+    look = (
+        "import sys, memory; from tools.triage.triage import Scan, triage; before = memory.begun();"
+        "seen = triage(Scan(sys.argv[1], sys.argv[2])); print(seen.outcome, len(seen.words.top), memory.peak() - before)"
+    )
+    paths = os.pathsep.join(map(str, (BENCHMARKS, BENCHMARKS.parents[1])))
+    done = subprocess.run(
+        [sys.executable, "-c", look, str(lora), str(base)],
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    outcome, n_words, more = done.stdout.split()
+    weights, matrix = sum(f.stat().st_size for f in base.glob("*.safetensors")), 2 * 2048 * 8192
+    assert (outcome, n_words) == ("read", "12")
+    assert int(more) < 4 * matrix + 80 * 2**20 < 0.6 * weights
 
 
 def test_what_cannot_be_opened_is_refused_with_its_reason_and_a_zero_adapter_is_invalid(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -111,12 +112,19 @@ def _values(read: Callable[[Encoded], Tensor], batch: Encoded) -> dict[str, Tens
     return {"values": read(batch).float().cpu()}
 
 
+def _median(values: Float[Tensor, " n"]) -> Tensor:
+    """Return the median, the lower of two, as `torch.median` has it; NumPy finds it many times as fast."""
+    middle = (len(values) - 1) // 2
+    found = np.partition(values.detach().cpu().numpy(), middle)[middle]
+    return torch.tensor(found, dtype=values.dtype, device=values.device)
+
+
 def robust_z(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return deviations from the median in units of 1.4826 median absolute deviations; 0 where there is no spread."""
     if len(values) < MIN_VALUES:
         return torch.zeros_like(values)
-    centred = values - values.median()
-    spread = 1.4826 * centred.abs().median()
+    centred = values - _median(values)
+    spread = 1.4826 * _median(centred.abs())
     rounding = 1e-12 if values.dtype == torch.float64 else 1e-6
     if float(spread) <= rounding * float(values.abs().max()):
         return torch.zeros_like(values)

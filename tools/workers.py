@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import active_children, get_context
 from typing import TypeVar
@@ -35,6 +36,29 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> It
             for worker in active_children():
                 worker.terminate()
             raise
+
+
+def over_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield the results in the order of the items, each made by one thread, so that they do not depend on how many there are.
+
+    Items are asked for as they are needed: two for each thread are waiting at most.
+
+    Args:
+        work: A function that spends its time in torch.
+        items: What is to be done.
+        threads: At once; with one, nothing is started.
+    """
+    if threads == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(on_one_thread, work, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def on_one_thread(work: Callable[[Item], Result], item: Item) -> Result:

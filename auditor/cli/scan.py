@@ -31,6 +31,7 @@ def scan(
     refused, unsupported, invalid, a file beside the weights acts on what messages say, or no calibrated probability can be
     given for this base and recipe.
     """
+    import torch
     from tqdm import tqdm
 
     from auditor.errors import SpecError
@@ -54,7 +55,8 @@ def scan(
     if reference is not None and not known:
         raise SpecError(f"{reference} holds no adapter that can be read whole: pass a folder of harmless LoRAs")
     wanted = _words(words)
-    work = [Scan(str(folder), trusted, wanted, known, _checked(oracle, trusted), base) for folder in found]
+    threads = torch.get_num_threads() if jobs == 1 else 1
+    work = [Scan(str(folder), trusted, wanted, known, _checked(oracle, trusted), base, threads) for folder in found]
     seen = {}
     for one, triaged in tqdm(each(triage, work, jobs), total=len(work), disable=None, desc="adapters"):
         seen[one.folder], row = triaged, triaged.as_row()
@@ -105,7 +107,15 @@ def _line(row: dict[str, Any]) -> str:
     own = row["own_files"]
     grave = [d["sentence"] for d in own["differences"] if d["severity"] in ("not resolved", "acts on content")]
     after = [f"acts only after the tokens {str(own['invocation'])[:80]}"] if own["invocation"] else []
-    return "; ".join([*(one[:160] for one in grave[:1]), *after, _weights(row)])
+    return "; ".join([*(one[:160] for one in grave[:1]), *after, _weights(row), *_size(row)])
+
+
+def _size(row: dict[str, Any]) -> list[str]:
+    """Return how large the change is beside harmless ones; nothing without any of its recipe."""
+    if row["times_median"] is None:
+        return []
+    n = row["n_reference"]
+    return [f"{row['times_median']:.2f} times the median size of {n} harmless one{'s' if n > 1 else ''}"]
 
 
 def _weights(row: dict[str, Any]) -> str:

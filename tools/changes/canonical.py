@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tools.changes.delta import ModuleDelta
 from tools.changes.reading import Factors
+from tools.workers import over_threads
 
 TIED = 1e-3
 """Singular values closer than this share of the largest count as equal: only the space they span is a fact."""
@@ -74,7 +75,7 @@ def random_gauge(rank: int, condition: float, seed: int) -> Tensor:
 
 def certify(
     factors: Mapping[str, Factors], answer: Callable[[Mapping[str, ModuleDelta]], object] | None = None,
-    conditions: tuple[float, ...] = (1.0, 1e2, 1e4), seed: int = 0,
+    conditions: tuple[float, ...] = (1.0, 1e2, 1e4), seed: int = 0, threads: int = 1,
 ) -> Certificate:  # fmt: skip
     """Return how far spectra and spanned spaces move when every module's factors are scrambled and read anew.
 
@@ -83,16 +84,25 @@ def certify(
         answer: What is said of the whole change; it is to be the same each time.
         conditions: Condition numbers of the scrambling matrices.
         seed: Of these.
+        threads: Read a module each.
     """
-    before = {path: canonical(f.delta(path)) for path, f in factors.items()}
+    before = dict(
+        zip(factors, over_threads(lambda one: canonical(one[1].delta(one[0])), factors.items(), threads), strict=True)
+    )
     said = answer(before) if answer else None
     worst, flips = 0.0, 0
     for i, condition in enumerate(conditions):
-        after = {}
-        for j, (path, f) in enumerate(factors.items()):
+
+        def scrambled(place: tuple[int, str], i: int = i, condition: float = condition) -> tuple[ModuleDelta, float]:
+            j, path = place
+            f = factors[path]
             g = random_gauge(f.A.shape[0], condition, seed * 7919 + 1000 * i + j)
-            after[path] = canonical(f.scrambled(g).delta(path))
-            worst = max(worst, deviation(before[path], after[path]))
+            made = canonical(f.scrambled(g).delta(path))
+            return made, deviation(before[path], made)
+
+        found = dict(zip(factors, over_threads(scrambled, enumerate(factors), threads), strict=True))
+        after = {path: made for path, (made, _) in found.items()}
+        worst = max(worst, *(moved for _, moved in found.values()))
         flips += int(answer is not None and answer(after) != said)
     return Certificate(worst, flips, len(conditions))
 

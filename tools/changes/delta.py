@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -82,11 +83,18 @@ def layer_of(path: str) -> int:
 
 def scrambled(delta: ModuleDelta, seed: int) -> ModuleDelta:
     """Return a change with the same spectrum and random directions: the lens's null."""
+    u, v = (torch.linalg.qr(noise)[0] for noise in _noise(delta, seed))
+    return ModuleDelta(delta.path, delta.layer, u, delta.S, v)
+
+
+def scrambled_side(delta: ModuleDelta, side: Literal["reads", "writes"], seed: int) -> Tensor:
+    """Return the input directions of `scrambled`, or its output directions, without working out the others."""
+    u, v = _noise(delta, seed)
+    made: Tensor = torch.linalg.qr(v if side == "reads" else u)[0]
+    return made
+
+
+def _noise(delta: ModuleDelta, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-
-    def directions(like: Tensor) -> Tensor:
-        noise = torch.randn(like.shape, generator=generator, dtype=torch.float64)
-        q: Tensor = torch.linalg.qr(noise)[0]
-        return q
-
-    return ModuleDelta(delta.path, delta.layer, directions(delta.U), delta.S, directions(delta.V))
+    u, v = (torch.randn(like.shape, generator=generator, dtype=torch.float64) for like in (delta.U, delta.V))
+    return u, v

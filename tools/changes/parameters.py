@@ -114,23 +114,24 @@ class Parameters:
         source = self.sources[own]
         if source.rule is None:
             return self.files.read(source.keys[0][0])
-        if self._made[0] != source.target:
+        made = self._made  # another thread may put another in its place
+        if made[0] != source.target:
             assert self.model is not None, "rules come with a model"
             tensors = {key: self.files.read(key) for key, _ in source.keys}
-            self._made = (source.target, converted(source, tensors, self.model))
-        return self._made[1][own]
+            made = self._made = (source.target, converted(source, tensors, self.model))
+        return made[1][own]
 
     def matrix(self, path: str) -> Tensor | None:
-        """Return what a module's weight, or one of stacked experts, does to its input, [d_out, d_in], float64.
+        """Return what a module's weight, or one of stacked experts, does to its input, [d_out, d_in], as it is stored.
 
         None where there is no such matrix.
         """
         stack, _, place = path.rpartition(".")
         if f"{path}.weight" in self and len(self.shape(f"{path}.weight")) == 2:
-            weight = self.read(f"{path}.weight").double()
+            weight = self.read(f"{path}.weight")
             return weight.T if self.turned(f"{path}.weight") else weight
         if place.isdigit() and stack in self and len(self.shape(stack)) == 3 and int(place) < self.shape(stack)[0]:
-            return self.read(stack)[int(place)].double()
+            return self.rows(stack, int(place), int(place) + 1)[0]
         return None
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:

@@ -199,6 +199,7 @@ def _dora(pair: Pair, factors: Factors, magnitude: Tensor, adapter: Adapter, fou
         return
     before = base.matrix(path)
     assert before is not None, "the base has the weight"
+    before = before.double()
     directed = before + factors.scale * factors.B @ factors.A
     after = magnitude.flatten()[:, None] * directed / directed.norm(dim=1, keepdim=True).clamp_min(1e-12)
     found.add(path, *truncated(path, after - before))

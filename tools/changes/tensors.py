@@ -24,6 +24,8 @@ COMPANY = {
         "an older copy of the weights that no loader takes beside safetensors, never opened",
 }  # fmt: skip
 """Weight files that belong beside those that a loader takes, by their names, and what they are."""
+AT_ONCE = 2**18
+"""Values that are looked at in one go: as many as stay in a processor's own memory."""
 GAP = 64
 """Rows that are read and thrown away rather than asked for around them."""
 
@@ -149,12 +151,17 @@ class Tensors:
             raise self.kind(f"{self._where[name]}: {name} can't be read: {error}; get the file again") from error
 
     def _finite(self, name: str, tensor: Tensor) -> Tensor:
-        values = tensor.float()  # whose sum is finite only if they are, and far cheaper than a look at each
-        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+        if not all(map(_is_finite, torch.split(tensor.flatten(), AT_ONCE))):
             raise self.kind(
                 f"{self._where[name]}: tensor {name} has NaN or infinite values; the file is damaged, get it again"
             )
         return tensor
+
+
+def _is_finite(some: Tensor) -> bool:
+    """Return whether all values are finite: their sum is only if they are, which is far cheaper than a look at each."""
+    values = some.float()
+    return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
 
 
 def _loaded(folder: Path, kind: type[AuditorError]) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded
-from tools.changes.delta import ModuleDelta, scrambled
+from tools.changes.delta import ModuleDelta, scrambled_side
 from tools.changes.loaded import module_deltas
 from tools.claims import Effect, Trigger
 from tools.controls import lift_over
@@ -20,6 +20,7 @@ from tools.lora_lens.tables import Table, standing_out, table_of
 from tools.residual import block_inputs
 from tools.subject import Subject
 from tools.words import WordRuns, WordScores, at_words, robust_z, whole_words, word_runs
+from tools.workers import over_threads
 
 READ_THRESHOLD, WRITTEN_THRESHOLD = 1.2, 4.0
 N_NULLS = 3
@@ -62,7 +63,7 @@ class LoraLens(Tool[LensArgs]):
         deltas = module_deltas(subject)
         words = args.words or whole_words(subject)
         runs = word_runs(subject, words)
-        directions = {each[0].path: _read(each) for each in copies(deltas, "reads", seed)}
+        directions = {d.path: torch.cat(each, dim=1).float() for d, each in copies(deltas, "reads", seed)}
         scores = words_read(subject, runs, directions)
         read, *nulls = (dict(zip(words, copy.tolist(), strict=True)) if directions else {} for copy in scores)
         head: Any = subject.model.get_output_embeddings()
@@ -127,17 +128,24 @@ def module_inputs(subject: Subject, words: Sequence[str]) -> dict[str, Float[Ten
 
 
 def copies(
-    deltas: Iterable[ModuleDelta], side: Literal["reads", "writes"], seed: int, n: int = N_NULLS
-) -> Iterator[list[ModuleDelta]]:
-    """Yield every module that reads the residual stream, or writes to it, and `n` scrambled copies; none whose change is zero."""
-    for i, delta in enumerate(deltas):
-        touches = delta.reads_residual if side == "reads" else delta.writes_residual
-        if touches and float(delta.S.square().sum()) > 0:
-            yield [delta, *(scrambled(delta, seed * 7919 + m * 1000 + i) for m in range(n))]
+    deltas: Iterable[ModuleDelta], side: Literal["reads", "writes"], seed: int, n: int = N_NULLS, threads: int = 1
+) -> Iterator[tuple[ModuleDelta, list[Tensor]]]:
+    """Yield every module that reads the residual stream, or writes to it; none whose change is zero.
 
+    Beside it stand its input or output directions times singular values, and those of `n` scrambled copies.
+    """
 
-def _read(changes: Sequence[ModuleDelta]) -> Float[Tensor, "d_in copy_rank"]:
-    return torch.cat([d.V * d.S for d in changes], dim=1).float()
+    def made(place: tuple[int, ModuleDelta]) -> tuple[ModuleDelta, list[Tensor]]:
+        i, d = place
+        own = d.V if side == "reads" else d.U
+        return d, [one * d.S for one in (own, *(scrambled_side(d, side, seed * 7919 + m * 1000 + i) for m in range(n)))]
+
+    touching = (
+        (i, d)
+        for i, d in enumerate(deltas)
+        if (d.reads_residual if side == "reads" else d.writes_residual) and float(d.S.square().sum()) > 0
+    )
+    return over_threads(made, touching, threads)
 
 
 def words_read(
@@ -171,8 +179,8 @@ def words_read(
 
 
 def tokens_written(
-    changes: Iterable[Sequence[ModuleDelta]], unembed: Table, n_copies: int = 1 + N_NULLS
+    changes: Iterable[tuple[ModuleDelta, list[Tensor]]], unembed: Table, n_copies: int = 1 + N_NULLS
 ) -> Float[Tensor, "copy d_vocab"]:
     """Return how far each token stands out in `||W_U U S||`, averaged over the modules that write; `W_U` is centred."""
-    fitting = (each for each in changes if each[0].U.shape[0] == unembed.shape[1])
-    return standing_out(([one.U * one.S for one in each] for each in fitting), unembed, n_copies)
+    fitting = (each for _, each in changes if each[0].shape[0] == unembed.shape[1])
+    return standing_out(fitting, unembed, n_copies)

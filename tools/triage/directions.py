@@ -8,7 +8,7 @@ and for words, weak for what a model works out on the way; `LoraLens` reads a lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ BEFORE_ATTENTION, BEFORE_MLP = ("input_layernorm",), ("pre_feedforward_layernorm
 COUPLED = (("up_proj", "down_proj"), ("gate_proj", "down_proj"), ("v_proj", "o_proj"))
 """Modules of one block of which the second reads what the first wrote: neurons, or head outputs."""
 N_DIRECTIONS, N_PAIRS, TOP = 8, 8, 6
+N_RUNS, RUN = 32, 64
+"""Of words that stand for all of them: runs of neighbours, and how long each is."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Dictionary:
         return torch.ones(width, dtype=torch.float64) if gain is None or len(gain) != width else gain
 
 
-def dictionary(base: Parameters, tokenizer: Any, words: Sequence[str] = ()) -> Dictionary:
+def dictionary(base: Parameters, tokenizer: Any, words: Sequence[str] = (), threads: int = 1) -> Dictionary:
     """Return the base's tables for these words; without any, for every token that is a whole word.
 
     Raises:
@@ -85,12 +87,12 @@ def dictionary(base: Parameters, tokenizer: Any, words: Sequence[str] = ()) -> D
     gains = {
         n: base.read(n).double() + added for n in base if n.endswith("layernorm.weight") and len(base.shape(n)) == 1
     }
-    outputs = Table((len(tokens), base.shape(unembed)[1]), lambda start, stop: base.rows(unembed, start, stop))
-    inputs = _embedded(base, name, [i for i, _ in kept])
+    outputs = Table((len(tokens), base.shape(unembed)[1]), lambda start, stop: base.rows(unembed, start, stop), threads)
+    inputs = _embedded(base, name, [i for i, _ in kept], threads)
     return Dictionary(tuple(word for _, word in kept), inputs, tokens, outputs.centred(), gains, d_head)
 
 
-def _embedded(base: Parameters, name: str, ids: Sequence[Sequence[int]]) -> Table:
+def _embedded(base: Parameters, name: str, ids: Sequence[Sequence[int]], threads: int) -> Table:
     """Return the mean embedding of each word's tokens, of root mean square 1."""
     every = torch.tensor([i for one in ids for i in one], dtype=torch.long)
     starts = torch.tensor([0, *map(len, ids)]).cumsum(0)
@@ -99,10 +101,13 @@ def _embedded(base: Parameters, name: str, ids: Sequence[Sequence[int]]) -> Tabl
         first = starts[start]
         places, where = torch.unique(every[first : starts[stop]], return_inverse=True)
         table = base.rows_at(name, places).float()
-        vectors = torch.nn.functional.embedding_bag(where, table, starts[start:stop] - first, mode="mean")
+        if len(where) == stop - start:
+            vectors = table[where]
+        else:
+            vectors = torch.nn.functional.embedding_bag(where, table, starts[start:stop] - first, mode="mean")
         return vectors / vectors.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
 
-    return Table((len(ids), base.shape(name)[1]), rows)
+    return Table((len(ids), base.shape(name)[1]), rows, threads)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,22 @@ def tokens_standing_out(deltas: Sequence[ModuleDelta], words: Dictionary, seed: 
     return _standing(written, nulls, words.tokens)
 
 
+def sampled(words: Dictionary, read: Standing, written: Standing) -> Dictionary:
+    """Return the words and tokens that stand out, with some others spread over the whole, held in memory."""
+    of_words, of_tokens = _sample(words.words, read), _sample(words.tokens, written)
+    return replace(
+        words,
+        words=tuple(words.words[i] for i in of_words), inputs=words.inputs.at(of_words),
+        tokens=tuple(words.tokens[i] for i in of_tokens), outputs=words.outputs.at(of_tokens),
+    )  # fmt: skip
+
+
+def _sample(names: Sequence[str], standing: Standing) -> list[int]:
+    """Return the places of what stands out and of runs at even distances."""
+    first, step = {name for name, _ in standing.top}, max(1, len(names) // N_RUNS)
+    return [i for i, name in enumerate(names) if i % step < RUN or name.strip() in first]
+
+
 def scored(deltas: Sequence[ModuleDelta], words: Dictionary) -> tuple[Tensor, Tensor]:
     """Return every word's score of being read, [word], and every token's of being written, [token]; zeros where none is."""
     return _words(deltas, words)[0], _tokens(deltas, words)[0]
@@ -160,15 +181,17 @@ def scored(deltas: Sequence[ModuleDelta], words: Dictionary) -> tuple[Tensor, Te
 def _words(
     deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0, n_nulls: int = 0
 ) -> Float[Tensor, "copy word"]:
-    fitting = (each for each in copies(deltas, "reads", seed, n_nulls) if each[0].V.shape[0] == words.inputs.shape[1])
-    met = ([words.gain(one.path)[:, None] * one.V * one.S for one in each] for each in fitting)
+    found = copies(deltas, "reads", seed, n_nulls, words.inputs.threads)
+    fitting = ((d, each) for d, each in found if each[0].shape[0] == words.inputs.shape[1])
+    met = ([words.gain(d.path)[:, None] * one for one in each] for d, each in fitting)
     return standing_out(met, words.inputs, 1 + n_nulls)
 
 
 def _tokens(
     deltas: Sequence[ModuleDelta], words: Dictionary, seed: int = 0, n_nulls: int = 0
 ) -> Float[Tensor, "copy token"]:
-    return tokens_written(copies(deltas, "writes", seed, n_nulls), words.outputs, 1 + n_nulls)
+    made = copies(deltas, "writes", seed, n_nulls, words.outputs.threads)
+    return tokens_written(made, words.outputs, 1 + n_nulls)
 
 
 def _standing(scores: Tensor, nulls: Sequence[Tensor], names: Sequence[str]) -> Standing:

@@ -6,15 +6,21 @@ says how far a model moved and where, and how unusual that is among harmless one
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from tools.changes.delta import ModuleDelta
 from tools.changes.parameters import Parameters
 from tools.changes.reading import WeightDelta
+from tools.workers import over_threads
 
+AT_ONCE = 2**20
+"""How many numbers of a base's matrix are held in float32 at once."""
 FEATURES = ("log_norm", "stable_rank", "entropy", "top_share", "late_share", "write_share")
 
 
@@ -50,12 +56,12 @@ class Drift:
         return {"modules": [asdict(m) for m in self.modules], "layers": self.layers, "features": self.features}
 
 
-def drift_of(delta: WeightDelta, base: Parameters | None = None) -> Drift | None:
+def drift_of(delta: WeightDelta, base: Parameters | None = None, threads: int = 1) -> Drift | None:
     """Return the drift of a change; None where nothing of it could be read, or it is zero throughout."""
     changed = [d for d in delta.modules.values() if float(d.S.sum()) > 0]
     if not changed:
         return None
-    modules = tuple(_module(d, delta.energy[d.path], base) for d in changed)
+    modules = tuple(over_threads(lambda d: _module(d, delta.energy[d.path], base), changed, threads))
     energy = {d.path: delta.energy[d.path] for d in changed}
     whole = sum(energy.values())
     layers: dict[int, float] = {}
@@ -83,7 +89,7 @@ def _module(d: ModuleDelta, energy: float, base: Parameters | None) -> ModuleDri
     relative = alignment = None
     before = None if base is None else base.matrix(d.path)
     if before is not None:
-        relative = energy**0.5 / float(before.norm())
+        relative = energy**0.5 / _norm(before)
         if before.shape[0] == d.U.shape[0]:
             alignment = _alignment(before, d)
     return ModuleDrift(
@@ -92,14 +98,45 @@ def _module(d: ModuleDelta, energy: float, base: Parameters | None) -> ModuleDri
     )  # fmt: skip
 
 
-def _alignment(before: torch.Tensor, d: ModuleDelta, k: int = 8) -> float:
-    """Return the largest cosine of the change's first output direction with the base's first `k`, by subspace iteration."""
+def _norm(before: Tensor) -> float:
+    """Return the Frobenius norm, in float32 by parts whose squares are added in float64."""
+    squares = [float(torch.linalg.vector_norm(rows.float())) ** 2 for rows in _parts(before)]
+    return math.sqrt(sum(squares))
+
+
+def _alignment(before: Tensor, d: ModuleDelta, k: int = 8) -> float:
+    """Return the largest cosine of the change's first output direction with the base's first `k`, by subspace iteration.
+
+    Products are made in float32 from a part of the base at a time, so that no second copy of it is held;
+    bases are made orthogonal in float64. It is that of float64 throughout to 1e-3.
+    """
     generator = torch.Generator().manual_seed(0)
-    q = torch.linalg.qr(before @ torch.randn(before.shape[1], 2 * k, generator=generator, dtype=before.dtype))[0]
+    q = _orthogonal(before, torch.randn(before.shape[1], 2 * k, generator=generator, dtype=torch.float64).float())
     for _ in range(2):
-        q = torch.linalg.qr(before @ (before.T @ q))[0]
-    u, _, _ = torch.linalg.svd(q.T @ before, full_matrices=False)
-    return float((d.U[:, 0] @ (q @ u)[:, :k]).abs().max())
+        q = _orthogonal(before, _back(before, q))
+    small = _back(before, q).double()
+    u = torch.linalg.eigh(small.T @ small)[1].flip(1)[:, :k]
+    return float((d.U[:, 0] @ q.double() @ u).abs().max())
+
+
+def _orthogonal(before: Tensor, x: Tensor) -> Tensor:
+    """Return an orthonormal basis of what a matrix makes of some vectors."""
+    made = torch.cat([rows.float() @ x for rows in _parts(before)])
+    basis: Tensor = torch.linalg.qr(made.double())[0]
+    return basis.float()
+
+
+def _back(before: Tensor, q: Tensor) -> Tensor:
+    """Return what the transpose of a matrix makes of some vectors."""
+    made = torch.zeros(q.shape[1], before.shape[1])
+    for rows, part in zip(_parts(before), _parts(q, before.shape[1]), strict=True):
+        made.addmm_(part.T, rows.float())
+    return made.T
+
+
+def _parts(matrix: Tensor, width: int = 0) -> tuple[Tensor, ...]:
+    """Return a matrix in parts of so many rows as stay in a processor's own memory at this width."""
+    return torch.split(matrix, max(1, AT_ONCE // (width or matrix.shape[1])))
 
 
 def percentiles(own: Mapping[str, float], reference: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -114,3 +151,14 @@ def percentiles(own: Mapping[str, float], reference: Sequence[Mapping[str, float
         name: sum((r[name] < own[name]) + 0.5 * (r[name] == own[name]) for r in reference) / len(reference)
         for name in own
     }
+
+
+def times_the_median(own: Mapping[str, float], reference: Sequence[Mapping[str, float]]) -> float:
+    """Return how many times as large a change is as the median of reference adapters, by their norms.
+
+    Raises:
+        ValueError: there is no reference, so that there is no median.
+    """
+    if not reference:
+        raise ValueError("a median is undefined (n=0 reference adapters)")
+    return math.exp(own["log_norm"]) / statistics.median(math.exp(r["log_norm"]) for r in reference)

@@ -7,7 +7,7 @@ calibrated for this base and recipe, and is None without one, so that a gate tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from tools.base_names import names_another
 from tools.changes.canonical import Certificate, certify
 from tools.changes.change import read_change
 from tools.changes.parameters import Parameters
-from tools.changes.reading import Status, read_adapter
+from tools.changes.reading import Status, WeightDelta, read_adapter
 from tools.errors import AuditorError
 from tools.loading import load_subject, load_tokenizer
 from tools.lora_oracle.claim_training import load_claim_reader
@@ -33,11 +33,12 @@ from tools.triage.directions import (
     dictionary,
     leading,
     pairs,
+    sampled,
     scored,
     tokens_standing_out,
     words_standing_out,
 )
-from tools.triage.drift import Drift, drift_of, percentiles
+from tools.triage.drift import Drift, drift_of, percentiles, times_the_median
 
 Outcome = Status | Literal["refused"]
 HIT, SHUT = 3, 4
@@ -53,7 +54,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Scan:
-    """One folder to look at: picklable, so that many can be looked at in processes; `base_called` is the base as given."""
+    """One folder to look at: picklable, so that many can be looked at in processes.
+
+    `base_called` is the base as given, `threads` how many look at it at once.
+    """
 
     folder: str
     base: str | None = None
@@ -61,13 +65,15 @@ class Scan:
     reference: tuple[Reference, ...] = ()
     oracle: str | None = None
     base_called: str | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)
 class Triage:
     """What was seen of one adapter or full fine-tune; `refused` has why it could not be opened.
 
-    `other_base` is the base that its files name, where that is not the one given.
+    `other_base` is the base that its files name, where that is not the one given, `times_median` its norm over the median
+    norm of harmless changes of the same recipe.
     """
 
     path: str
@@ -83,6 +89,7 @@ class Triage:
     vectors: dict[str, float] = field(default_factory=dict)
     drift: Drift | None = None
     percentiles: dict[str, float] | None = None
+    times_median: float | None = None
     n_reference: int = 0
     certificate: Certificate | None = None
     words: Standing | None = None
@@ -143,35 +150,46 @@ def _look(scan: Scan) -> Triage:
     seen = Triage(
         scan.folder, delta.status, coverage=delta.coverage, claimed_base=delta.claimed_base, recipe=delta.recipe,
         readings=delta.readings, unsupported=delta.unsupported, company=delta.company, vectors=delta.vectors,
-        realigned=delta.realigned, drift=drift_of(delta, base),
-        certificate=certify(delta.factors) if delta.factors else None, n_reference=len(alike),
+        realigned=delta.realigned, drift=drift_of(delta, base, scan.threads),
+        n_reference=len(alike),
     )  # fmt: skip
     if scan.base and (other := names_another(delta.claimed_base, Path(scan.base), scan.base_called)):
         said = f"its files name another base, {other}, than the one given, {scan.base_called or Path(scan.base).name}"
         seen = replace(seen, other_base=other, readings=[*seen.readings, said])
     if seen.drift is not None and alike:
-        seen = replace(seen, percentiles=percentiles(seen.drift.features, alike))
+        own = seen.drift.features
+        seen = replace(seen, percentiles=percentiles(own, alike), times_median=times_the_median(own, alike))
     elif seen.drift is not None and scan.reference:
         note = (
             f"none of the {len(scan.reference)} harmless adapters has this change's recipe, so that no share is given"
         )
         seen = replace(seen, readings=[*seen.readings, note])
     if base is None or scan.base is None or not deltas:
-        return seen
+        return _certified(seen, delta, scan)
     try:
-        words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words)
+        words = dictionary(base, load_tokenizer(Path(scan.base)), scan.words, scan.threads)
     except AuditorError as error:
-        return replace(seen, readings=[*seen.readings, f"no words were read: {error}"])
+        seen = replace(seen, readings=[*seen.readings, f"no words were read: {error}"])
+        return _certified(seen, delta, scan)
     listed = list(deltas.values())
     oracle = _oracle(scan.base, scan.oracle) if scan.oracle is not None else None
     if oracle is not None:
         seen = _claimed(seen, oracle, delta.modules)
-    if delta.factors:
-        seen = replace(seen, certificate=certify(delta.factors, lambda change: _first(change, words, oracle)))
+    read, written = words_standing_out(listed, words), tokens_standing_out(listed, words)
+    few = sampled(words, read, written)
+    seen = _certified(seen, delta, scan, lambda change: _first(change, few, oracle))
     return replace(
-        seen, words=words_standing_out(listed, words), tokens=tokens_standing_out(listed, words),
-        directions=leading(deltas, words), pairs=pairs(deltas, words),
+        seen, words=read, tokens=written, directions=leading(deltas, words), pairs=pairs(deltas, words),
     )  # fmt: skip
+
+
+def _certified(
+    seen: Triage, delta: WeightDelta, scan: Scan, answer: Callable[[Change], object] | None = None
+) -> Triage:
+    """Return the triage with what comes of rewriting a LoRA's factors; of another change there are none to rewrite."""
+    if not delta.factors:
+        return seen
+    return replace(seen, certificate=certify(delta.factors, answer, threads=scan.threads))
 
 
 def _first(change: Change, words: Dictionary, oracle: ByClaims | None) -> tuple[object, ...]:
