@@ -72,6 +72,11 @@ def can_be_shared(model: Any, n_tokens: int) -> bool:
 
 @torch.no_grad()
 def run_head(model: Any, ids: Int[Tensor, " pos"]) -> dict[str, Tensor]:
+    """Return the keys and values of one run over the head, without what a training would want of them."""
+    return keys_and_values(model, ids)
+
+
+def keys_and_values(model: Any, ids: Int[Tensor, " pos"]) -> dict[str, Tensor]:
     """Return the keys and values of one run over the head, `keys.0`, `values.0`, `keys.1` and so on."""
     cache = DynamicCache(config=_inner(model).config.get_text_config())
     places = torch.arange(len(ids), device=ids.device)[None]
