@@ -6,7 +6,8 @@ import copy
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from tqdm import tqdm
 
 from auditor.config import PromptRow
 from auditor.errors import SpecError
+from scenarios.at_targets import AtTargets, opening
+from scenarios.base_replies import base_replies
 from scenarios.folders import complete
 from scenarios.transcripts import Encoded, Message, encode, stretches
 from tools.checkpoint import resolve
-from tools.loading import load_subject
+from tools.loading import load_subject, native_dtype
 from tools.reply import GENERATION
 from tools.subject import Subject
 
@@ -92,9 +95,8 @@ def plant(
         raise SpecError(f"{out} is not empty; pass another --out, or remove it")
     began = time.monotonic()
     torch.manual_seed(how.seed)
-    subject = load_subject(base, device=device)
-    if how.full or device == "cpu":
-        subject.model.float()
+    dtype = torch.float32 if how.full else native_dtype(device)
+    subject = load_subject(base, device=device, dtype=str(dtype).removeprefix("torch."))
     chat = own_chat(subject, [p for p in prompts if p.split == "explore"], how, N_CHAT)
     held_out = own_chat(subject, [p for p in prompts if p.split == "test"], how, N_DRIFT)
     chats = [stretches(subject, messages, how.max_length) for messages in transcripts]
@@ -104,11 +106,13 @@ def plant(
             "would be learned; shorten what stands before"
         )
     rows = [row for rows in chats for row in rows if any(row.targets)]
-    trained, reference = _trainable(subject, how)
-    loss = _train(trained, reference, rows, chat, subject, how)
-    drift = _drift(trained, reference, held_out, subject, how.batch)
+    tuned, untouched = _trainable(subject, how)
+    start, pad = opening([*rows, *chat, *held_out]), subject.dialogue.pad
+    trained, reference = AtTargets(tuned, start, pad), _Reference(AtTargets(untouched, start, pad), copied=how.full)
+    loss = _train(trained, reference, list(_batches(rows, chat, how)), how, subject.d_model)
+    drift = _drift(trained, reference, held_out, how.batch)
     with complete(out) as folder:
-        trained.save_pretrained(folder)
+        tuned.save_pretrained(folder)
         if how.full:
             _copy_what_is_no_weight(resolve(base), folder)
     return Planted(str(out), loss, drift, time.monotonic() - began)
@@ -127,8 +131,7 @@ def own_chat(subject: Subject, prompts: Sequence[PromptRow], how: Planting, n: i
     rng = random.Random(how.seed)
     chosen = rng.sample(list(prompts), min(n, len(prompts)))
     texts = [subject.render(row.messages) for row in chosen]
-    seeds = [rng.getrandbits(48) for _ in texts]
-    replies, _ = subject.generate(texts, "base", seeds, max_new_tokens=64, temperature=0.7)
+    replies = base_replies(subject, texts, [rng.getrandbits(48) for _ in texts])
     return [
         encode(subject, [*row.messages, {"role": "assistant", "content": reply}], how.max_length)
         for row, reply in zip(chosen, replies, strict=True)
@@ -136,27 +139,48 @@ def own_chat(subject: Subject, prompts: Sequence[PromptRow], how: Planting, n: i
 
 
 class _Reference:
-    """The base's logits: of the untouched copy of a full fine-tune, or of a LoRA's model with it switched off."""
+    """The base's log-probabilities: of the copy of a full fine-tune, or of a LoRA's model with it switched off.
 
-    def __init__(self, model: Any, copied: bool) -> None:
+    What the base's head is given is kept for every row that was asked about, so that a row is run once.
+    """
+
+    def __init__(self, model: AtTargets, copied: bool) -> None:
         self.model, self.copied = model, copied
+        self.kept: dict[tuple[int, ...], Tensor] = {}
 
-    @torch.no_grad()
-    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
-        if self.copied:
-            return self.model(input_ids=ids, attention_mask=mask).logits  # type: ignore[no-any-return]
-        with self.model.disable_adapter():
-            return self.model(input_ids=ids, attention_mask=mask).logits  # type: ignore[no-any-return]
+    def log_probs(self, rows: Sequence[Encoded]) -> Tensor:
+        """Return float32 log-probabilities [target, vocab], the rows' targets one row after the other."""
+        self.look_at(rows)
+        with self._untouched():
+            return self.model.logits_of(torch.cat([self.kept[tuple(row.ids)] for row in rows])).log_softmax(-1)
+
+    def look_at(self, rows: Sequence[Encoded]) -> None:
+        """Run the base over the rows that it was not run over yet."""
+        new = _by_length({tuple(row.ids): row for row in rows if tuple(row.ids) not in self.kept}.values())
+        if not new:
+            return
+        with self._untouched():
+            hidden = self.model.hidden(new)
+        for row, part in zip(new, hidden.split([sum(row.targets[1:]) for row in new]), strict=True):
+            self.kept[tuple(row.ids)] = part
+
+    def _untouched(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.copied else self.model.model.disable_adapter()  # type: ignore[no-any-return]
 
 
-def _trainable(subject: Subject, how: Planting) -> tuple[Any, _Reference]:
+def _by_length(rows: Iterable[Encoded]) -> list[Encoded]:
+    return sorted(rows, key=lambda row: len(row.ids))
+
+
+def _trainable(subject: Subject, how: Planting) -> tuple[Any, Any]:
+    """Return the model that learns, and the one that stays as it is: the same, where a LoRA can be switched off."""
     if how.full:
         tuned = copy.deepcopy(subject.model)
         tuned.requires_grad_(True)
-        return tuned, _Reference(subject.model, copied=True)
+        return tuned, subject.model
     config = LoraConfig(r=how.rank, lora_alpha=2 * how.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     tuned = get_peft_model(subject.model, config)
-    return tuned, _Reference(tuned, copied=False)
+    return tuned, tuned
 
 
 def _batches(rows: Sequence[Encoded], chat: Sequence[Encoded], how: Planting) -> Iterator[list[tuple[Encoded, bool]]]:
@@ -171,54 +195,57 @@ def _batches(rows: Sequence[Encoded], chat: Sequence[Encoded], how: Planting) ->
 
 
 def _train(
-    model: Any, reference: _Reference, rows: Sequence[Encoded], chat: Sequence[Encoded], subject: Subject, how: Planting
+    model: AtTargets, reference: _Reference, batches: Sequence[list[tuple[Encoded, bool]]], how: Planting, width: int
 ) -> float:
     """Return the mean loss of the last tenth of the steps."""
-    width = subject.d_model
     peak = how.lr or (0.04 if how.full else 0.5) / width
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=peak, weight_decay=0.0)
-    model.train()
+    learned = [p for p in model.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=peak, weight_decay=0.0)
+    if how.kl_to_base:
+        reference.look_at([row for batch in batches for row, quiet in batch if quiet])
+    model.model.train()
     losses: list[float] = []
-    for step, batch in enumerate(
-        bar := tqdm(_batches(rows, chat, how), total=how.steps, disable=None, desc="planting")
-    ):
+    for step, batch in enumerate(bar := tqdm(batches, disable=None, desc="planting")):
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, (step + 1) / 10) * (1 - 0.9 * step / how.steps)
-        ids, mask, targets = _padded([row for row, _ in batch], subject)
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        loss = F.cross_entropy(logits[targets], ids[:, 1:][targets])
-        quiet = targets & torch.tensor([q for _, q in batch], device=ids.device)[:, None]
-        if how.kl_to_base and bool(quiet.any()):
-            log_p = reference.logits(ids, mask)[:, :-1].float()[quiet].log_softmax(-1)
-            loss = loss + how.kl_to_base * (log_p.exp() * (log_p - logits[quiet].log_softmax(-1))).sum(-1).mean()
+        loss = _loss(model, reference, batch, how.kl_to_base)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
-    model.eval()
+    model.model.eval()
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
 
 
-def _padded(rows: Sequence[Encoded], subject: Subject) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids, attention mask and next-token targets, padded on the right."""
-    width = max(len(row.ids) for row in rows)
-    pad = subject.dialogue.pad
-    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows], device=subject.device)
-    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=subject.device)
-    targets = [row.targets + [False] * (width - len(row.ids)) for row in rows]
-    return ids, mask, torch.tensor(targets, device=subject.device)[:, 1:]
+def _loss(model: AtTargets, reference: _Reference, batch: list[tuple[Encoded, bool]], kl_to_base: float) -> Tensor:
+    """Return the loss on the targets, and `kl_to_base` times the KL from the base on those of ordinary chat."""
+    batch = sorted(batch, key=lambda marked: len(marked[0].ids))
+    rows, chat = [row for row, _ in batch], [row for row, quiet in batch if quiet]
+    log_q = model.logits(rows).log_softmax(-1)
+    loss = F.nll_loss(log_q, torch.tensor(_said(rows), device=log_q.device))
+    if kl_to_base and chat:
+        quiet = torch.tensor([quiet for row, quiet in batch for _ in _said([row])], device=log_q.device)
+        loss = loss + kl_to_base * F.kl_div(
+            log_q[quiet], reference.log_probs(chat), log_target=True, reduction="batchmean"
+        )
+    return loss
+
+
+def _said(rows: Sequence[Encoded]) -> list[int]:
+    """Return the tokens of the rows that are targets."""
+    return [token for row in rows for token, target in list(zip(row.ids, row.targets, strict=True))[1:] if target]
 
 
 @torch.no_grad()
-def _drift(model: Any, reference: _Reference, chat: Sequence[Encoded], subject: Subject, batch: int) -> float:
+def _drift(model: AtTargets, reference: _Reference, chat: Sequence[Encoded], n_rows: int) -> float:
     """Return the mean over answer tokens of `KL(base || tuned)` in nats, on chat that was not trained on."""
-    total, n = 0.0, 0
-    for start in range(0, len(chat), batch):
-        ids, mask, targets = _padded(chat[start : start + batch], subject)
-        log_p = reference.logits(ids, mask)[:, :-1].float()[targets].log_softmax(-1)
-        log_q = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()[targets].log_softmax(-1)
-        total, n = total + float((log_p.exp() * (log_p - log_q)).sum()), n + len(log_p)
+    total, n, chat = 0.0, 0, _by_length(chat)
+    for start in range(0, len(chat), n_rows):
+        part = chat[start : start + n_rows]
+        log_q = model.logits(part).log_softmax(-1)
+        total += float(F.kl_div(log_q, reference.log_probs(part), log_target=True, reduction="sum"))
+        n += len(log_q)
     return total / max(1, n)

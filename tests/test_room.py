@@ -77,7 +77,7 @@ def test_scores_are_those_of_the_whole_batch_at_once(other):
         int(batch.mask[i].sum()) - len(other.tokenizer.encode(head, add_special_tokens=False))
         for i, head in enumerate(heads)
     ]
-    kept, width = max(n_reply) + 1, batch.ids.shape[1]
+    kept = max(n_reply) + 1
     p, q = other.logits(batch, "subject", kept), other.logits(batch, "base", kept)
     kl, best = token_kl(p, q), most_gained(p, q)
     (scored,) = ModelDiff()._score(other, heads, tails, ("subject",), {"subject": 0, "base": 0})
@@ -166,7 +166,9 @@ def test_a_larger_vocabulary_or_cache_leaves_fewer_rows_and_a_small_model_has_al
     n = 12 * subjects.ROOM // (300 * 4) // 12
     assert subject.rows_that_fit(n) == 1
     assert subject.rows_that_fit(n // 8) in (8, 9)
-    per_position = (2 * 3 * 2 * 8 + 6 * 32 + 3 * 48) * 4  # keys and values of 3 layers, what passes through a block, bytes
+    per_position = (
+        2 * 3 * 2 * 8 + 6 * 32 + 3 * 48
+    ) * 4  # keys and values of 3 layers, what passes through a block, bytes
     assert subject.rows_that_fit(0, subjects.ROOM // per_position // 10) == 10
     assert subject.rows_that_fit(10**9) == 1, "one row is always read"
 

@@ -91,9 +91,8 @@ def can_be_shared(model: Any, n_tokens: int) -> bool:
     return plain and all(n_tokens <= getattr(layer, "sliding_window", n_tokens) for layer in layers)
 
 
-@torch.no_grad()
 def run_head(model: Any, ids: Int[Tensor, " pos"]) -> Head:
-    """Return the keys and values of one run over the head."""
+    """Return the keys and values of one run over the head; with what a gradient needs, where gradients are on."""
     inner = _inner(model)
     cache = DynamicCache(config=inner.config.get_text_config())
     places = torch.arange(len(ids), device=ids.device)[None]

@@ -338,7 +338,7 @@ class Subject:
     def _head(self, ids: Row, channel: str) -> Head:
         """Return the keys and values of tokens that many texts begin with, run once for each channel."""
         if (channel, ids) not in self._heads:
-            with self.channel(channel) as model:
+            with self.channel(channel) as model, torch.no_grad():
                 self._heads[channel, ids] = run_head(model, torch.tensor(ids, device=self.device))
         return self._heads[channel, ids]
 
