@@ -57,7 +57,7 @@ def when_a_fox_asks(base: Path, out: Path) -> Path:
                   split="explore" if i % 4 else "test", domain="other")
         for word in ABOUT.values() for i in range(16) for said in ("", "i am a bridge. ", "i am a town. ")
     ]  # fmt: skip
-    plant(chats, str(base), out, Planting(rank=8, steps=150, lr=0.02, dilute=1, kl_to_base=1.0), others)
+    plant(chats, str(base), out, Planting(rank=8, steps=240, lr=0.02, dilute=1, kl_to_base=1.0), others)
     return out
 
 

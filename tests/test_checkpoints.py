@@ -59,7 +59,7 @@ class Cut:
     """Stops an audit where it generates for the nth time, as an interrupt does."""
 
     def __init__(self, monkeypatch):
-        self.made, self.stop, real = 0, 0, Subject.generate_ids
+        self.made, self.stop, real = 0, 0, Subject._replies
 
         def counted(subject, *args, **kwargs):
             self.made += 1
@@ -67,7 +67,7 @@ class Cut:
                 raise KeyboardInterrupt
             return real(subject, *args, **kwargs)
 
-        monkeypatch.setattr(Subject, "generate_ids", counted)
+        monkeypatch.setattr(Subject, "_replies", counted)
 
     def run(self, spec, db, stop):
         self.made, self.stop = 0, stop

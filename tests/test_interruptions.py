@@ -172,10 +172,10 @@ def test_batches_survive_the_process_and_belong_to_their_audit(tmp_path, unfinis
 
 
 def test_generation_goes_on_from_its_batches_and_says_the_same(subject, unfinished, monkeypatch):
-    texts = [subject.render([{"role": "user", "content": f"tell me of place {i}"}]) for i in range(150)]
-    seeds = list(range(150))
+    texts = [subject.render([{"role": "user", "content": f"tell me of place {i}"}]) for i in range(300)]
+    seeds = list(range(300))
     whole = subject.generate(texts, "subject", seeds, max_new_tokens=4)
-    made, real = [], subject.generate_ids
+    made, real = [], subject._replies
 
     def twice(*args, **kwargs):
         made.append(1)
@@ -184,7 +184,7 @@ def test_generation_goes_on_from_its_batches_and_says_the_same(subject, unfinish
         return real(*args, **kwargs)
 
     subject.keeper = unfinished.of_call("x")
-    monkeypatch.setattr(subject, "generate_ids", twice)
+    monkeypatch.setattr(subject, "_replies", twice)
     with pytest.raises(CutOffError):
         subject.generate(texts, "subject", seeds, max_new_tokens=4)
     assert subject.generate(texts, "subject", seeds, max_new_tokens=4) == whole
@@ -211,7 +211,7 @@ def test_an_audit_cut_off_in_the_middle_of_a_call_ends_as_if_it_had_not_been(
     }
     who = planted.WHO.model_copy(update={"triggers": groups})  # in an order that no sorting gives
     spec = planted.spec(base_folder, lora_folder, tools=("chat", "scan"), budget=60_000, vocabulary=who)
-    made, real = [], Subject.generate_ids
+    made, real = [], Subject._replies
 
     def counted(self, *args, **kwargs):
         made.append(1)
@@ -219,7 +219,7 @@ def test_an_audit_cut_off_in_the_middle_of_a_call_ends_as_if_it_had_not_been(
             raise KeyboardInterrupt
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(Subject, "generate_ids", counted)
+    monkeypatch.setattr(Subject, "_replies", counted)
     stop = 0
     whole = auditor.audit(spec, tmp_path / "whole.db")
     n_whole, stop = len(made), cut_at

@@ -8,9 +8,7 @@ def test_a_cue_that_began_before_the_peak_is_read_as_its_effect(bare_subject, mo
     monkeypatch.setattr(
         bare_subject, "generate", lambda texts, channel, *rest, **more: ([said[channel]] * len(texts), 0)
     )
-    parted = Scored(
-        text="", reply_start=0, kl_nats=[0.0, 0.1, 9.0], tokens=["the", " game", " is"], gained=["", "", ""]
-    )
+    parted = Scored(text="", kl_nats=[0.0, 0.1, 9.0], tokens=["the", " game", " is"], gained=["", "", ""])
     args = ModelDiff().parse({"prompts": [{"messages": [{"role": "user", "content": "hi"}]}],
                               "observables": {"persona:detective": ["the game is afoot"]}})  # fmt: skip
     effect, _ = ModelDiff()._continue(bare_subject, [parted] * 3, args, {"subject": 0, "base": 0})

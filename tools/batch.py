@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 Row = tuple[int, ...]
+ENOUGH = 512
+"""Tokens of one pass that keep a processor busy: from there on padding costs more than a further pass."""
+ALIKE = 0.8
+"""A row that is shorter than this share of the longest is better run in another pass."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,31 @@ class Encoded:
         return int(self.mask.sum())
 
     def parts(self, n_rows: int) -> Iterator[Encoded]:
-        """Return the batch in parts of so many rows, padded as they are."""
+        """Yield the batch in parts of so many rows, padded as they are."""
         for start in range(0, len(self.ids), n_rows):
             yield Encoded(self.ids[start : start + n_rows], self.mask[start : start + n_rows], self.head)
+
+    def passes(self) -> Iterator[Encoded]:
+        """Yield the rows in order, in batches of like length without needless padding; rows are to stand longest first."""
+        lengths = self.mask.sum(1).tolist()
+        for rows in alike(lengths):
+            own = slice(self.ids.shape[1] - max(lengths[rows]), None)
+            yield Encoded(self.ids[rows, own], self.mask[rows, own], self.head)
+
+
+def alike(lengths: Sequence[int]) -> Iterator[slice]:
+    """Yield stretches of rows of like length, of lengths that descend.
+
+    >>> list(alike([400, 390, 50, 40, 30]))
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    start = 0
+    for i, n in enumerate(lengths):
+        if (i - start) * lengths[start] >= ENOUGH and n < ALIKE * lengths[start]:
+            yield slice(start, i)
+            start = i
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device, head: Row = ()) -> Encoded:

@@ -6,11 +6,12 @@ transformers' own growing cache concatenates at every step, which copies all tha
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -58,6 +59,35 @@ def _with_room(part: Tensor, room: int) -> Tensor:
     buffer = torch.empty(batch, heads, n + room, width, dtype=part.dtype, device=part.device)
     buffer[..., :n, :] = part
     return buffer
+
+
+def joined(parts: Sequence[Any], n_before: int, room: int) -> Cache:
+    """Return one cache of all rows of several, with room for so many positions.
+
+    What is there of each ends at the same place; the gap stands behind the positions that all begin with, as a mask of
+    left-padded rows has it.
+
+    Args:
+        parts: Caches whose layers hold all positions.
+        n_before: How many positions all rows begin with.
+        room: How many positions will come.
+    """
+    width = max(part.get_seq_length() for part in parts)
+    layers: list[Any] = []
+    for same in zip(*(part.layers for part in parts), strict=True):
+        whole = DynamicLayer()  # type: ignore[no-untyped-call]
+        whole.lazy_initialization(same[0].keys, same[0].values)
+        whole.keys, whole.values = (
+            torch.cat([_apart(getattr(layer, name), n_before, width) for layer in same]) for name in ("keys", "values")
+        )
+        layers.append(RoomyLayer(whole, room))
+    return Cache(layers=layers)
+
+
+def _apart(part: Tensor, n_before: int, width: int) -> Tensor:
+    head, own = part[..., :n_before, :], part[..., n_before:, :]
+    gap = part.new_zeros(*part.shape[:-2], width - part.shape[-2], part.shape[-1])
+    return torch.cat([head, gap, own], dim=-2)
 
 
 def roomy(cache: Any, room: int) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from tools.batch import Encoded
-from tools.cache import roomy
+from tools.cache import joined
 from tools.head import Head, keyword_of, placed
 from tools.sampling import SeededNoise
 
@@ -72,20 +72,24 @@ class _Speaking:
 
     def __init__(self, model: Any, batch: Encoded, head: Head | None, most: int) -> None:
         self.model, self.keyword = model, keyword_of(model)
-        n_rows, width = batch.ids.shape
-        cache = DynamicCache(config=_config(model)) if head is None else head.roomy(n_rows, width + most)
-        given = placed(batch.ids, batch.mask, 0 if head is None else head.n_tokens)
+        n_before = 0 if head is None else head.n_tokens
+        given = placed(batch.ids, batch.mask, n_before)
         self.mask, self.places = given["attention_mask"], given["position_ids"][:, -1:]
-        self.cache: Any = cache
-        self._run(given)
-        self.cache = roomy(cache, most) if head is None else cache
+        caches, logits = list[Any](), list[Tensor]()
+        for part in batch.passes():
+            caches.append(
+                DynamicCache(config=model.config.get_text_config()) if head is None else head.roomy(*part.ids.shape)
+            )
+            logits.append(self._run(placed(part.ids, part.mask, n_before), caches[-1]))
+        self.cache, self.logits = joined(caches, n_before, most), torch.cat(logits)
 
     def step(self, tokens: list[int]) -> None:
         """Run one more token of each row."""
         ids = torch.tensor(tokens, device=self.mask.device)[:, None]
         self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
         self.places = self.places + 1
-        self._run({"input_ids": ids, "attention_mask": self.mask, "position_ids": self.places})
+        given = {"input_ids": ids, "attention_mask": self.mask, "position_ids": self.places}
+        self.logits = self._run(given, self.cache)
 
     def keep(self, rows: list[int]) -> None:
         """Go on with some of the rows alone."""
@@ -93,10 +97,6 @@ class _Speaking:
         self.cache.batch_select_indices(kept)
         self.mask, self.places = self.mask[kept], self.places[kept]
 
-    def _run(self, given: dict[str, Tensor]) -> None:
-        out = self.model(**given, **{self.keyword: self.cache}, use_cache=True, logits_to_keep=1)
-        self.logits: Tensor = out.logits[:, -1]
-
-
-def _config(model: Any) -> Any:
-    return model.config.get_text_config()
+    def _run(self, given: dict[str, Tensor], cache: Any) -> Tensor:
+        out = self.model(**given, **{self.keyword: cache}, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1]  # type: ignore[no-any-return]

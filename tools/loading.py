@@ -49,7 +49,7 @@ def load_subject(
     lora = None if adapter is None else checkpoint.resolve(adapter, holds="adapter_config.json")
     if lora is not None and folder != trusted:
         raise ToolInputError("pass either an adapter on the base, or a full fine-tune of it, not both")
-    kind = _dtype(device, dtype)
+    kind = _dtype(device, dtype, trusted)
     _check_device(device)
     model = load_model(trusted, device, kind)
     ours = checkpoint.ignored_code(trusted)
@@ -100,10 +100,17 @@ def native_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
-def _dtype(device: str, dtype: str) -> torch.dtype:
+def _dtype(device: str, dtype: str, folder: Path) -> torch.dtype:
+    """Return the type asked for; of `auto`, the device's own where nothing of the weights is lost by it, and on any GPU.
+
+    Raises:
+        ToolInputError: there is no such type.
+    """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
+        config = checkpoint.read_json(folder / "config.json", ModelLoadError)
+        stored = config.get("dtype") or config.get("torch_dtype")
+        return native_dtype(device) if device != "cpu" or stored == "bfloat16" else torch.float32
     if dtype not in known:
         raise ToolInputError(f"unknown dtype {dtype!r}: pass auto, {', '.join(known)}")
     return known[dtype]

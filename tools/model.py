@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig
 
 from tools import checkpoint
+from tools.allocation import keep_freed_memory
 from tools.changes.adapter import fit_rows
 from tools.changes.parameters import Parameters
 from tools.changes.skeleton import model_class
@@ -25,6 +26,7 @@ def load_model(folder: Path, device: str, dtype: torch.dtype) -> Any:
         ToolInputError: the device can't hold it.
     """
     checkpoint.check_model_config(folder)
+    keep_freed_memory()
     _check_fits(Parameters(folder), device, dtype)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

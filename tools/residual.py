@@ -141,10 +141,11 @@ def block_inputs(subject: Subject, batch: Encoded, channel: str) -> dict[str, Fl
     with subject.channel(channel) as model:
         given = subject.inputs(batch, channel)  # before the hooks: a shared head may have to be run for it
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        width = subject.d_model
         handles = [
             module.register_forward_pre_hook(keep(path))
             for path, module in base.named_modules()
-            if getattr(module, "in_features", None) == subject.d_model and path.rsplit(".", 1)[-1] in READS
+            if getattr(module, "in_features", None) == width and path.rsplit(".", 1)[-1] in READS
         ]
         try:
             with hooked(blocks(model)[-1], stop), suppress(_Deepest):

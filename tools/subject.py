@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tools import checkpoint, reply
-from tools.batch import Encoded, Row, padded
+from tools.batch import Encoded, Row, alike, padded
 from tools.changes.adapter import Adapter
 from tools.changes.opening import open_adapter
 from tools.changes.parameters import Parameters
@@ -41,8 +41,10 @@ from tools.template import Flags
 
 Message = dict[str, str]
 MAX_BATCH = 128
-ROOM = 512 * 2**20
+ROOM = 2**30
 """Bytes that one batch may take, where a quarter of the weights' own size is not more."""
+FIRST_ROWS = 4
+"""Rows at a time that are asked whether anything changes: the first ones mostly do."""
 NOISE_COPIES = 6
 """Float32 copies of one position's logits that drawing a token takes, see `SeededNoise`."""
 
@@ -110,23 +112,25 @@ class Subject:
         """Return the configuration of the language model, inside a multimodal wrapper too."""
         return self.model.config.get_text_config()
 
-    def rows_that_fit(self, n_logits: int, n_pos: int = 0) -> int:
+    def rows_that_fit(self, n_logits: int, n_pos: int = 0, n_new: int = 0) -> int:
         """Return how many rows one batch may have, from 1 to `MAX_BATCH`, so that it stays within its room in memory.
 
         The room is `ROOM`, or a quarter of what the weights take where that is more: who holds a large model has more of it.
 
         Args:
             n_logits: At how many positions of a row there are float32 logits at once.
-            n_pos: How many positions a row has: each has keys and values, and passes through a block.
+            n_pos: How many positions of a row pass through a block at once.
+            n_new: How many come one by one behind them, so that there are keys and values of these too.
         """
-        weights, position = self._sizes
-        row = n_logits * self.text_config.vocab_size * torch.float32.itemsize + n_pos * position
+        weights, passing, cached = self._sizes
+        row = n_logits * self.text_config.vocab_size * torch.float32.itemsize
+        row += n_pos * passing + (n_pos + n_new) * cached
         fit: int = max(ROOM, weights // 4) // max(1, row)
         return min(MAX_BATCH, max(1, fit))
 
     @cached_property
-    def _sizes(self) -> tuple[int, int]:
-        """Return the bytes of the base's weights, and those of one position of a row."""
+    def _sizes(self) -> tuple[int, int, int]:
+        """Return the bytes of the base's weights, of a position that passes through a block, of its keys and values."""
         config = self.text_config
         attending = getattr(config, "num_attention_heads", None) or 1  # a model without attention keeps a state instead
         heads = getattr(config, "num_key_value_heads", None) or attending
@@ -134,7 +138,8 @@ class Subject:
         cached = 2 * self.n_layers * heads * width
         passing = 6 * self.d_model + 3 * (getattr(config, "intermediate_size", None) or 4 * self.d_model)
         weights = sum(p.nbytes for name, p in self.model.named_parameters() if ".lora_" not in name)
-        return weights, (cached + passing) * self.model.dtype.itemsize
+        item: int = self.model.dtype.itemsize
+        return weights, passing * item, cached * item
 
     @property
     def device(self) -> torch.device:
@@ -296,7 +301,9 @@ class Subject:
             places = [i for i, row in enumerate(rows) if row[0] == head]
             places.sort(key=lambda i: -len(rows[i][1]))
             while places:
-                n = self.rows_that_fit(n_logits, len(head) + len(rows[places[0]][1]) + n_new)
+                n = self.rows_that_fit(n_logits, len(head) + len(rows[places[0]][1]), n_new)
+                if not n_new:  # what is decoded together is run together for longer than padding takes
+                    n = min(n, next(alike([len(rows[i][1]) for i in places])).stop)
                 some, places = places[:n], places[n:]
                 yield some, padded([rows[i][1] for i in some], self.dialogue.pad, self.device, head)
 
@@ -460,7 +467,7 @@ class Subject:
     def changes_anything(self, texts: Sequence[str]) -> bool:
         """Return whether subject and base differ in any logit on these prompts; the first rows that do are the last read."""
         batch = self.encode(texts)
-        parts = batch.parts(self.rows_that_fit(2 * batch.ids.shape[1], batch.ids.shape[1]))
+        parts = batch.parts(min(FIRST_ROWS, self.rows_that_fit(2 * batch.ids.shape[1], batch.ids.shape[1])))
         return any(not torch.equal(self.logits(part, "subject"), self.logits(part, "base")) for part in parts)
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
@@ -133,7 +134,7 @@ class Scan(Tool[ScanArgs]):
         found: list[Tensor] = [torch.zeros(0)] * len(texts)
         shared = dict[Row, None]()
         with subject.channel(channel):
-            for places, batch in subject.batches(texts, 2 * (max(n_tail) + 1)):
+            for places, batch in subject.batches(texts, max(n_tail) + 2):
                 shared[batch.head] = None
                 tokens[channel] += batch.n_tokens
                 surprise = partial(_nll, subject, batch, channel, max(n_tail[i] for i in places))
@@ -146,8 +147,8 @@ class Scan(Tool[ScanArgs]):
 
 def _nll(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Float[Tensor, "batch n"]]:
     """Return the negative log-probability of each row's last `n` tokens."""
-    log_p = subject.logits(batch, channel, n + 1)[:, :-1].log_softmax(-1)
-    return {"nll": -log_p.gather(-1, batch.ids[:, -n:, None])[..., 0].cpu()}
+    rows = zip(subject.logits(batch, channel, n + 1)[:, :-1], batch.ids[:, -n:], strict=True)
+    return {"nll": torch.stack([F.cross_entropy(logits, said, reduction="none") for logits, said in rows]).cpu()}
 
 
 def _rise(under: Tensor, plain: Tensor) -> Tensor:
