@@ -4,11 +4,12 @@ import pytest
 import tiny
 import torch
 
+from tools import channels
 from tools import subject as subjects
+from tools.channels import MAX_BATCH
 from tools.loading import load_subject
 from tools.model_diff.kl import KlArgs, ModelDiff, most_gained, token_kl
 from tools.model_diff.scan import Scan, ScanArgs
-from tools.subject import MAX_BATCH
 
 KINDS = (*tiny.KINDS, "gemma3_wrapped")
 
@@ -46,7 +47,7 @@ def other(request, tmp_path_factory):
 @pytest.fixture
 def narrow(monkeypatch):
     """Leave batches no room but half of a tiny model's weights."""
-    monkeypatch.setattr(subjects, "ROOM", 0)
+    monkeypatch.setattr(channels, "ROOM", 0)
 
 
 def heads_of(subject, sizes):
@@ -97,7 +98,7 @@ def test_scores_are_those_of_the_whole_batch_at_once(other):
 def test_a_small_room_changes_no_reading(subject, monkeypatch, name):
     tool, args = CALLS[name]
     whole = tool.run(subject, args(), seed=0)
-    monkeypatch.setattr(subjects, "ROOM", 0)
+    monkeypatch.setattr(channels, "ROOM", 0)
     assert subject.rows_that_fit(2 * 7, 80) < 20 < MAX_BATCH
     parts = tool.run(subject, args(), seed=0)
     assert parts.tokens == whole.tokens
@@ -116,7 +117,7 @@ def test_no_forward_pass_has_more_logits_than_its_room(subject, monkeypatch, nam
     room = sum(p.nbytes for n, p in subject.model.named_parameters() if ".lora_" not in n) // 4
     assert max(b * n * v * 4 for b, n, v in sizes) > room, "with room enough the batches are larger"
     sizes.clear()
-    monkeypatch.setattr(subjects, "ROOM", 0)
+    monkeypatch.setattr(channels, "ROOM", 0)
     tool.run(subject, args(), seed=0)
     assert all(2 * b * n * v * 4 <= room or b == 1 for b, n, v in sizes), "two channels' logits are held at once"
     prompts = [subject.render(p["messages"]) for p in asked()]
@@ -125,7 +126,7 @@ def test_no_forward_pass_has_more_logits_than_its_room(subject, monkeypatch, nam
 
 def test_whether_anything_changes_is_asked_row_by_row_and_no_further_than_needed(subject, bare_subject, monkeypatch):
     texts = [subject.render(p["messages"]) for p in asked(16)]
-    monkeypatch.setattr(subjects, "ROOM", 0)
+    monkeypatch.setattr(channels, "ROOM", 0)
     sizes, bare = [], []
     heads_of(subject, sizes)
     heads_of(bare_subject, bare)
@@ -154,7 +155,7 @@ def test_replies_are_the_same_in_whatever_room_and_only_the_last_position_is_rea
     whole = subject.generate(texts, "subject", range(24), 8)
     sizes = []
     heads_of(subject, sizes)
-    monkeypatch.setattr(subjects, "ROOM", 0)
+    monkeypatch.setattr(channels, "ROOM", 0)
     monkeypatch.setattr(subjects, "NOISE_COPIES", 24)
     assert subject.generate(texts, "subject", range(24), 8) == whole
     assert max(b for b, _, _ in sizes) < 24
@@ -163,13 +164,13 @@ def test_replies_are_the_same_in_whatever_room_and_only_the_last_position_is_rea
 
 def test_a_larger_vocabulary_or_cache_leaves_fewer_rows_and_a_small_model_has_all(subject):
     assert subject.rows_that_fit(50, 400) == MAX_BATCH
-    n = 12 * subjects.ROOM // (300 * 4) // 12
+    n = 12 * channels.ROOM // (300 * 4) // 12
     assert subject.rows_that_fit(n) == 1
     assert subject.rows_that_fit(n // 8) in (8, 9)
     per_position = (
         2 * 3 * 2 * 8 + 6 * 32 + 3 * 48
     ) * 4  # keys and values of 3 layers, what passes through a block, bytes
-    assert subject.rows_that_fit(0, subjects.ROOM // per_position // 10) == 10
+    assert subject.rows_that_fit(0, channels.ROOM // per_position // 10) == 10
     assert subject.rows_that_fit(10**9) == 1, "one row is always read"
 
 

@@ -9,10 +9,10 @@ from peft import PeftModel
 from scipy.stats import chisquare
 
 from tools.changes.put_on import lora_layers
+from tools.channels import MAX_BATCH
 from tools.errors import AdapterError, ModelLoadError, ToolInputError
 from tools.loading import load_subject
 from tools.sampling import SeededNoise
-from tools.subject import MAX_BATCH
 
 PROMPTS = [f"<|user|>{sentence} {i}<|end|><|assistant|>" for i in range(36) for sentence in tiny.SENTENCES]
 

@@ -55,8 +55,8 @@ def load_subject(
     ours = checkpoint.ignored_code(trusted)
     dialogue, notes = _load_dialogue(trusted, model, thinking)
     loaded = Subject(
-        model,
-        dialogue,
+        model=model,
+        dialogue=dialogue,
         files={"base": checkpoint.hash_files(trusted)},
         notes=[*ours, *notes],
         weights=Parameters(trusted),

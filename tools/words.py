@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tools.batch import Encoded, Row, padded
-from tools.subject import MAX_BATCH, Subject
+from tools.channels import MAX_BATCH
+from tools.subject import Subject
 
 MIN_VALUES = 8
 WordScores = dict[str, float]

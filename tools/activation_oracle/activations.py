@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tools.channels import MAX_BATCH
 from tools.errors import ToolInputError
 from tools.residual import capture_layers
-from tools.subject import MAX_BATCH, Subject
+from tools.subject import Subject
 
 DIFFERENCE = "difference"
 """Not a channel of weights: subject minus base, same tokens, same positions."""

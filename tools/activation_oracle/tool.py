@@ -15,10 +15,11 @@ from tools.activation_oracle.load import load_oracle
 from tools.activation_oracle.reader import Agreed, OracleReader
 from tools.activation_oracle.sweep import LEAST_TEXTS, Sweep, sweep
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.channels import MAX_BATCH
 from tools.claims import Claim
 from tools.errors import ToolInputError
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
-from tools.subject import MAX_BATCH, Subject
+from tools.subject import Subject
 
 OTHER_PROMPT = "other_prompt"
 N_CHANNELS = 8
