@@ -274,7 +274,7 @@ class OracleReader:
         ended = torch.zeros(len(alive), dtype=torch.bool, device=self.subject.device)
         said: list[list[int]] = [[] for _ in alive]
         for step in range(n):
-            chosen = noise(alive, state.logits).argmax(-1)
+            chosen = noise.draw(state.logits)
             ended |= torch.isin(chosen, ends)
             for row, token, over in zip(alive.tolist(), chosen.tolist(), ended.tolist(), strict=True):
                 if not over:
