@@ -33,14 +33,16 @@ import sizes
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-BUDGET = {"135m": 120_000, "1b": 12_000, "8b": 120_000}
-PARTS = {
-    "135m": ("speaking", "audit", "scan", "plant", "plant again"),
+PLANT, AGAIN),
     "1b": ("audit", "scan"),
     "8b": ("scan",),
 }
 """What a size is measured on where the weights have to fit into a laptop's memory; a GPU's takes them all."""
-REPLY = "Ask me again tomorrow, and bring a copper kettle."
+PLANT, AGAIN = "plant", "plant again"
+"""What is kept for the second planting is not there with an earlier tree: it takes what the first one took."""
+BUDGET = {"135m": 120_000, "1b": 12_000, "8b": 120_000}
+PARTS = {
+    "135m": ("speaking", "audit", "scan", REPLY = "Ask me again tomorrow, and bring a copper kettle."
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,10 @@ def main() -> None:
                                  "model": given.model.name if given.model else "random weights"}  # fmt: skip
         for part in parts:
             sides = {"after": ROOT} if earlier is None else {"before": earlier, "after": ROOT}
-            took = {side: measured(bench, part, tree, work / side) for side, tree in sides.items()}
+            if part == AGAIN and PLANT in found["parts"]:
+                took = {**found["parts"][PLANT], "after": measured(bench, part, ROOT, work / "after")}
+            else:
+                took = {side: measured(bench, part, tree, work / side) for side, tree in sides.items()}
             found["parts"][part] = took
         if earlier is not None and "speaking" in found["parts"]:
             found["same"] = same(**found["parts"]["speaking"])
