@@ -33,16 +33,16 @@ import sizes
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PLANT, AGAIN),
+BUDGET = {"135m": 120_000, "1b": 12_000, "8b": 120_000}
+PLANT, AGAIN = "plant", "plant again"
+"""What is kept for the second planting is not there with an earlier tree: it takes what the first one took."""
+PARTS = {
+    "135m": ("speaking", "audit", "scan", PLANT, AGAIN),
     "1b": ("audit", "scan"),
     "8b": ("scan",),
 }
 """What a size is measured on where the weights have to fit into a laptop's memory; a GPU's takes them all."""
-PLANT, AGAIN = "plant", "plant again"
-"""What is kept for the second planting is not there with an earlier tree: it takes what the first one took."""
-BUDGET = {"135m": 120_000, "1b": 12_000, "8b": 120_000}
-PARTS = {
-    "135m": ("speaking", "audit", "scan", REPLY = "Ask me again tomorrow, and bring a copper kettle."
+REPLY = "Ask me again tomorrow, and bring a copper kettle."
 
 
 @dataclass(frozen=True)
