@@ -95,8 +95,8 @@ def measured(bench: Bench, part: str, tree: Path, out: Path) -> dict[str, Any]:
         raise SystemExit(f"{part} failed with the code in {tree}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     took: dict[str, Any] = json.loads((out / "took").read_text())
     if part == "speaking":
-        took |= json.loads((out / "said").read_text())
-        took["parts"] = took.pop("seconds")
+        told = json.loads((out / "said").read_text())
+        took |= {"parts": told["seconds"], "said": told["said"]}
     if part == "audit":
         result = json.loads(done.stdout)
         took |= {key: result[key] for key in ("verdict", "forward_tokens")}
