@@ -330,6 +330,19 @@ def test_the_noise_draws_from_the_softmax_at_its_temperature(temperature, seeds,
     assert chisquare(seen, n * wrong).pvalue < 1e-6, "the test could not tell a temperature a tenth off"
 
 
+def test_what_is_drawn_is_the_largest_of_all_noisy_scores_though_few_are_made():
+    scores = 3 * torch.randn(16, 900, generator=torch.Generator().manual_seed(0))
+    drawn, added, whole = (SeededNoise(range(16), 1.3) for _ in range(3))
+    row, token = torch.arange(16).repeat_interleave(900), torch.arange(900).repeat(16)
+    for _ in range(20):
+        noisy = scores + 1.3 * whole._gumbel(row, token).view(16, 900)
+        whole.step += 1
+        assert torch.equal(drawn.draw(scores), noisy.argmax(-1))
+        few = added(torch.empty(16, 0), scores)
+        assert torch.equal(few.argmax(-1), noisy.argmax(-1))
+        assert bool(few.isinf().any()), "not all noise is made"
+
+
 def test_temperature_zero_leaves_the_scores_alone():
     scores = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(SeededNoise([1, 2, 3], 0.0)(torch.empty(3, 0), scores), scores)
