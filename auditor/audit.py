@@ -258,7 +258,7 @@ def _run(
 ) -> AuditResult:
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("LANGSMITH_TRACING", "false")
-    from auditor import beside, graph
+    from auditor import graph
     from auditor.conclude import result_of
     from auditor.execute import Desk
     from auditor.unfinished import Unfinished
@@ -266,15 +266,14 @@ def _run(
     place = ledger.path.with_name
     batches = place(f"{ledger.path.name}.batches")
     with _locked(place(f"{ledger.path.name}.{audit_id}.lock"), audit_id):
-        aside = beside.mend(batches)
         with closing(Unfinished(batches, audit_id)) as unfinished:
             desk = Desk(audit_id, spec, subject, tools, ledger, unfinished)
             desk.begin_session()
             if spec.command:
                 desk.event("reproduce", {"command": spec.command}, key="command")
             context = graph.Context(desk, planner, progress or _Silent())
-            if aside:
-                context.set_aside(aside)
+            if unfinished.aside:
+                context.set_aside(unfinished.aside)
             graph.run(context, place(f"{ledger.path.name}.checkpoints"))
             unfinished.forget()
     result = result_of(ledger, audit_id)

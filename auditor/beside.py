@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from auditor.errors import LedgerError
 from auditor.ledger.file import plain_errors
@@ -13,6 +16,33 @@ from auditor.ledger.file import plain_errors
 TIMEOUT_S = 30
 OUTSIDE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM)
 """What SQLite says of the machine or of another process, not of the file."""
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock of the ledger that a file lies beside, while the file is looked at, moved aside, made and set up.
+
+    SQLite does not wait for another process while a file goes over to a write-ahead log or gets its first table.
+
+    Args:
+        path: The file, named as its ledger with one more suffix.
+
+    Raises:
+        LedgerError: whatever SQLite or the file system says inside the block.
+    """
+    with plain_errors(path), FileLock(path.with_suffix(".lock"), timeout=TIMEOUT_S):
+        yield
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file, made when missing, with a write-ahead log. Call it inside `alone`."""
+    connection = sqlite3.connect(path, timeout=TIMEOUT_S, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def damage(path: Path) -> str:

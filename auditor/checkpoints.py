@@ -13,7 +13,6 @@ from langgraph.types import StateSnapshot
 
 from auditor import beside
 from auditor.execute import Desk
-from auditor.ledger.file import plain_errors
 
 
 @contextmanager
@@ -28,13 +27,14 @@ def opened(path: Path, audit_id: str, told: Callable[[str], None]) -> Iterator[S
     Raises:
         LedgerError: another process keeps it locked, or it can't be made or moved.
     """
-    why = beside.damage(path) or _unreadable(path, audit_id)
-    if why:
-        told(beside.said_of(path, beside.move_aside(path), why))
-    with plain_errors(path):
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=beside.TIMEOUT_S)
+    with beside.alone(path):
+        if why := beside.damage(path) or _unreadable(path, audit_id):
+            told(beside.said_of(path, beside.move_aside(path), why))
+        connection = beside.connected(path)
+        saver = SqliteSaver(connection)
+        saver.setup()
     with closing(connection):
-        yield SqliteSaver(connection)
+        yield saver
 
 
 def _unreadable(path: Path, audit_id: str) -> str:
@@ -45,7 +45,7 @@ def _unreadable(path: Path, audit_id: str) -> str:
     """
     if not path.exists():
         return ""
-    with plain_errors(path), closing(sqlite3.connect(path, check_same_thread=False, timeout=beside.TIMEOUT_S)) as held:
+    with closing(sqlite3.connect(path, timeout=beside.TIMEOUT_S)) as held:
         try:
             SqliteSaver(held).get_tuple({"configurable": {"thread_id": audit_id}})
         except Exception as error:  # whatever its bytes make of the reader

@@ -7,11 +7,12 @@ was in flight says how many forward tokens the interruption lost.
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlite_utils import Database
+
+from auditor import beside
 
 Tokens = dict[str, int]
 
@@ -20,17 +21,22 @@ class Unfinished:
     """The batches of an audit's calls that are not settled yet."""
 
     def __init__(self, path: Path, audit_id: str) -> None:
-        """Open the file, made when missing.
+        """Open the file, made when missing; a damaged one is moved aside first, and `aside` says so.
 
         Args:
             path: The file, shared by the audits of one ledger.
             audit_id: Whose batches.
+
+        Raises:
+            LedgerError: another process keeps it locked, or it can't be made or moved.
         """
         self.audit_id = audit_id
-        self.connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        self.connection.execute("PRAGMA journal_mode=WAL")
         columns = {"audit_id": str, "call": str, "batch": str, "tokens": str, "value": bytes}
-        Database(self.connection)["batches"].create(columns, pk=("audit_id", "call", "batch"), if_not_exists=True)  # type: ignore[union-attr]
+        with beside.alone(path):
+            self.aside = beside.mend(path)
+            self.connection = beside.connected(path)
+            self.connection.isolation_level = None
+            Database(self.connection)["batches"].create(columns, pk=("audit_id", "call", "batch"), if_not_exists=True)  # type: ignore[union-attr]
 
     def of_call(self, call: str) -> CallBatches:
         """Return where one call keeps its batches."""

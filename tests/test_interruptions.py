@@ -1,7 +1,9 @@
 """Interruptions change no verdict: reservations are released, their loss is counted apart, finished batches are kept."""
 
+import concurrent.futures
 import contextlib
 import json
+import threading
 
 import kills
 import planted
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from test_report import SPEC
 
 import auditor
+from auditor import checkpoints
 from auditor.audit import resume
 from auditor.budget import MAX_CUTS, Budget
 from auditor.errors import BudgetError
@@ -144,6 +147,32 @@ def test_finished_batches_are_taken_and_only_the_rest_is_computed(unfinished):
     done: list[int] = []
     assert a_call(unfinished.of_call("x"), 6, done=done) == whole
     assert done == [4, 5]
+
+
+@pytest.mark.parametrize("name", ["batches", "checkpoints"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_audits_that_begin_at_once_share_the_files_beside_their_ledger(tmp_path, name, damaged):
+    n, told = 8, []
+
+    def work(audit_id):
+        if name == "batches":
+            with contextlib.closing(Unfinished(path, audit_id)) as mine:
+                together.wait()
+                told.append(mine.aside)
+                mine.of_call("c").begin("b", {"subject": 1})
+        else:
+            with checkpoints.opened(path, audit_id, told.append) as saver:
+                together.wait()
+                assert saver.get_tuple({"configurable": {"thread_id": audit_id}}) is None
+
+    for i in range(10):
+        path = tmp_path / f"{i}.db.{name}"
+        if damaged:
+            path.write_bytes(b"no database " * 100)
+        together = threading.Barrier(n, timeout=30)
+        with concurrent.futures.ThreadPoolExecutor(n) as pool:
+            list(pool.map(work, map(str, range(n))))
+    assert len([line for line in told if line]) == (10 if damaged else 0)
 
 
 def test_what_was_in_flight_is_what_an_interruption_loses(unfinished):
