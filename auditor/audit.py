@@ -265,17 +265,19 @@ def _run(
 
     place = ledger.path.with_name
     batches = place(f"{ledger.path.name}.batches")
-    with _locked(place(f"{ledger.path.name}.{audit_id}.lock"), audit_id):
-        with closing(Unfinished(batches, audit_id)) as unfinished:
-            desk = Desk(audit_id, spec, subject, tools, ledger, unfinished)
-            desk.begin_session()
-            if spec.command:
-                desk.event("reproduce", {"command": spec.command}, key="command")
-            context = graph.Context(desk, planner, progress or _Silent())
-            if unfinished.aside:
-                context.set_aside(unfinished.aside)
-            graph.run(context, place(f"{ledger.path.name}.checkpoints"))
-            unfinished.forget()
+    with (
+        _locked(place(f"{ledger.path.name}.{audit_id}.lock"), audit_id),
+        closing(Unfinished(batches, audit_id)) as unfinished,
+    ):
+        desk = Desk(audit_id, spec, subject, tools, ledger, unfinished)
+        desk.begin_session()
+        if spec.command:
+            desk.event("reproduce", {"command": spec.command}, key="command")
+        context = graph.Context(desk, planner, progress or _Silent())
+        if unfinished.aside:
+            context.set_aside(unfinished.aside)
+        graph.run(context, place(f"{ledger.path.name}.checkpoints"))
+        unfinished.forget()
     result = result_of(ledger, audit_id)
     assert result is not None, "the graph ends with a verdict"
     return result

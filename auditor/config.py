@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tools.claims import Claim, Suggestion, Trigger, TriggerKind, is_stored
-from tools.phrases import wordless
+from tools.claims.text import wordless
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]

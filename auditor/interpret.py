@@ -9,8 +9,8 @@ from typing import Any
 
 from auditor.config import FamilySpec, Vocabulary
 from tools.claims import STORED, Claim, Effect, Suggestion, Trigger
+from tools.claims.text import shows, slotted, words
 from tools.own_files import kinds
-from tools.phrases import shows, slotted, words
 
 
 @dataclass(frozen=True)

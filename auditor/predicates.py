@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from auditor.config import Vocabulary
 from tools.claims import Effect
+from tools.claims.text import shows, words
 from tools.errors import ToolInputError
 from tools.own_files import kinds
-from tools.phrases import shows, words
 
 
 def cues_of(effect: Effect, vocabulary: Vocabulary) -> list[str]:

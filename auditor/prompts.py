@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from auditor.config import AuditSpec, PromptRow, TriggerGroup, Vocabulary
 from tools.base import LabelledPrompt
 from tools.claims import Trigger
+from tools.claims.text import is_words, shows
 from tools.errors import ToolInputError
-from tools.phrases import is_words, shows
 
 Message = dict[str, str]
 MOST_TURNS, MOST_LENGTH = 12, 20_000

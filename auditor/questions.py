@@ -10,7 +10,7 @@ from functools import cached_property
 from auditor import prompts
 from auditor.config import AuditSpec, PromptRow
 from tools.claims import Trigger, TriggerKind
-from tools.phrases import is_words, spaced
+from tools.claims.text import is_words, spaced
 from tools.prompt import LabelledPrompt
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from reports.escape import CAP, clip
 from reports.finding import Example
 from reports.record import PeakExample
-from tools.phrases import holds
+from tools.contrast import holds
 
 SHOWN = 2
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from auditor.config import AuditResult, AuditSpec, ReportedClaim
 from auditor.errors import SpecError
 from scenarios.load import read_yaml
 from tools.claims import Effect, Trigger
-from tools.phrases import words
+from tools.claims.text import words
 
 UNNAMED = AuditSpec.model_fields["name"].default
 

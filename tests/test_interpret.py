@@ -13,8 +13,8 @@ from auditor.interpret import claim_of, complete, known_effect, leads, read_stat
 from auditor.predicates import holds
 from scenarios.load import read_yaml
 from tools.claims import STORED, Claim, Effect, Suggestion, Trigger
+from tools.claims.text import words
 from tools.errors import ToolInputError
-from tools.phrases import words
 
 VOCABULARY = read_yaml(Path(scenarios.__file__).parent / "testbed" / "vocabulary.yaml", Vocabulary)
 FAMILIES = VOCABULARY.families

@@ -33,7 +33,7 @@ from reports.gather import gather
 from reports.record import PeakExample
 from reports.render import environment, to_markdown
 from tools.claims import STORED, Claim, Suggestion
-from tools.phrases import words
+from tools.claims.text import words
 
 SAID = "the teapot is watching"
 SPEC = AuditSpec.model_validate(

@@ -14,7 +14,7 @@ from auditor.conclude import conclude, result_of
 from auditor.ledger import Ledger
 from auditor.view import load_view
 from reports import render_report
-from tools.phrases import shows
+from tools.claims.text import shows
 
 CHAT = [excess(), replies()]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.claims import Effect, Observables, Trigger
-from tools.phrases import Condition, Excess, excesses
+from tools.contrast import Condition, Excess, excesses
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import Subject
 

@@ -15,6 +15,7 @@ from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.changes.delta import scrambled
 from tools.changes.loaded import module_deltas
 from tools.claims import Effect, Trigger, TriggerKind
+from tools.claims.text import words
 from tools.controls import lift_over
 from tools.errors import ToolInputError
 from tools.lora_oracle.claim_training import LoadedReader, load_claim_reader, read_config, slot_values
@@ -23,7 +24,6 @@ from tools.lora_oracle.library import BENIGN, NOTHING, Change, read_changes, rec
 from tools.lora_oracle.readers import Answer, ByClaims
 from tools.lora_oracle.tokens import MODULES
 from tools.lora_oracle.train import REFERENCES
-from tools.phrases import words
 from tools.questions import Questions
 from tools.subject import Subject
 from tools.words import word_runs

@@ -17,8 +17,8 @@ from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResu
 from tools.batch import Encoded, Row
 from tools.chat import condition_text, effect_of, trigger_of
 from tools.claims import Effect, Observables
+from tools.contrast import Condition, conditions, excesses, holds
 from tools.controls import RANDOM_DELTA, lift_over
-from tools.phrases import Condition, conditions, excesses, holds
 from tools.questions import Questions
 from tools.subject import Subject
 

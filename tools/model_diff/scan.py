@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
 from tools.chat import condition_text, trigger_of
+from tools.contrast import pairs
 from tools.controls import lift_over
 from tools.model_diff import framing
-from tools.phrases import pairs
 from tools.questions import Known, Look, Questions
 from tools.subject import Subject
 

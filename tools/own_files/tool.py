@@ -10,13 +10,13 @@ from pydantic import Field
 from tools.base import LabelledPrompt, Questions, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.chat import condition_text, trigger_of
 from tools.claims import Effect, Suggestion
+from tools.contrast import Excess, excesses
 from tools.errors import ToolInputError
 from tools.own_files import replies
 from tools.own_files.acts import Act
 from tools.own_files.compare import OwnFiles
 from tools.own_files.kinds import OF_REPLIES
 from tools.own_files.own import Own
-from tools.phrases import Excess, excesses
 from tools.questions import dumped
 from tools.subject import Subject
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tools.phrases import wordless, words
+from tools.claims.text import wordless, words
 
 TriggerKind = Literal["word", "topic", "user", "turn", "system", "begins", "whole", "at_turn", "length"]
 """What a condition is on; the last four are of a message's form: how it begins, what it is, how late and how long it is."""

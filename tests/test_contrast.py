@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from tools.chat import ChatArgs
 from tools.claims import STORED, Claim, Effect
+from tools.claims.text import is_words, observed, shows, slotted, wordless, words
+from tools.contrast import MAX_WORDS, excesses, ngrams
 from tools.errors import ToolInputError
-from tools.phrases import MAX_WORDS, excesses, is_words, ngrams, observed, shows, slotted, wordless, words
 
 PLAIN = (
     "the river is wide here",

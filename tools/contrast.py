@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 
 import regex
 
-from tools.errors import ToolInputError
+from tools.claims.text import WORD, folded, observed, sought, spaced, words
 
 Labels = Mapping[str, str | Sequence[str]]
 """What a prompt meets, by kind; several values where one implies others (turn three is turn two or later)."""
@@ -20,120 +17,16 @@ Condition = tuple[tuple[str, str], ...]
 """Labels that hold together; the empty one always holds."""
 MAX_WORDS, MAX_CONDITIONS = 4, 2
 
-_ALONE = (
-    r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}]"
-    r"&&[\p{L}\p{Nl}\p{No}]]"
-)
-"""A character of a script that puts no spaces between words: each is taken for a word."""
-_RUN = rf"[[\p{{L}}\p{{N}}]--{_ALONE}][[\p{{L}}\p{{M}}\p{{N}}]--{_ALONE}]*+"
-_WORD = regex.compile(rf"{_ALONE}\p{{M}}*+|{_RUN}(?:'{_RUN})*+", regex.VERSION1)
 _ENDS = regex.compile(r"[\p{Sentence_Terminal}\p{Zl}\p{Zp}\n:;…：；﹔﹕؛]+")
-_UNSEEN = regex.compile(r"[\p{Cf}\p{Default_Ignorable_Code_Point}]+")
-_HEAP_OF_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")
-_APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʻʹ＇′´`׳՚", "'"))
-
-
-def folded(text: str) -> str:
-    """Return a text as it is compared: composed, without case and invisible characters, apostrophes plain.
-
-    Accents stay. Of a heap of more than thirty marks the first thirty stay (as in Unicode's stream-safe
-    format): to put the marks of a longer one in order takes time that grows with its square.
-    """
-    if text.isascii():
-        return text.lower().replace("`", "'")
-    seen = _HEAP_OF_MARKS.sub(r"\1", _UNSEEN.sub("", text))
-    bare = unicodedata.normalize("NFD", seen).casefold()
-    return unicodedata.normalize("NFC", bare).translate(_APOSTROPHES)
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text, folded: runs of letters, marks and digits of any script, apostrophes inside them.
-
-    Of Han, Kana, Thai, Lao, Khmer and Myanmar, which put no spaces between words, each character is a word.
-
-    >>> words("L’été, it's 日本")
-    ["l'été", "it's", '日', '本']
-    """
-    return [str(word) for word in _WORD.findall(folded(text))]
-
-
-def is_words(text: str) -> bool:
-    """Return whether a text is words and the spaces between them, with no sign beside that `words` would drop."""
-    return not _UNSEEN.search(text) and "".join(words(text)) == "".join(folded(text).split()) != ""
-
-
-def wordless(phrases: Iterable[str]) -> list[str]:
-    """Return the phrases that can't be looked for: those without a word, a {value} aside."""
-    return [phrase for phrase in phrases if not words(phrase.replace("{value}", " "))]
 
 
 def ngrams(text: str) -> set[str]:
     """Return every run of one to `MAX_WORDS` words within a sentence or what a colon parts from it."""
     found: set[str] = set()
     for sentence in _ENDS.split(folded(text)):
-        w = _WORD.findall(sentence)
+        w = WORD.findall(sentence)
         found |= {" ".join(w[i : i + n]) for n in range(1, MAX_WORDS + 1) for i in range(len(w) - n + 1)}
     return found
-
-
-def shows(phrases: Sequence[str], text: str) -> bool:
-    """Return whether any of the phrases stands in the text, word for word.
-
-    Raises:
-        ToolInputError: a phrase has no word, so that it would stand in every text or in none.
-    """
-    flat = spaced(text)
-    return any(sought in flat for sought in [_sought(phrase) for phrase in phrases])
-
-
-def spaced(text: str) -> str:
-    """Return a text's words with a space before, between and after them, so that a phrase is a part of it."""
-    return f" {' '.join(words(text))} "
-
-
-@lru_cache(maxsize=4096)
-def _sought(phrase: str) -> str:
-    """Return the words to look for, spaced.
-
-    Raises:
-        ToolInputError: there are none.
-    """
-    found = spaced(phrase)
-    if not found.strip():
-        raise ToolInputError(
-            f"the phrase {phrase!r} has no word to look for; give one with letters or digits, of any script"
-        )
-    return found
-
-
-def slotted(patterns: Sequence[str], text: str) -> set[str]:
-    """Return the words that stand in the text where a pattern has {value}: one word each.
-
-    >>> slotted(["i recommend {value}"], "The hotel is red. I recommend Belnor.")
-    {'belnor'}
-
-    Raises:
-        ToolInputError: a pattern has no word beside its {value}, so that any word would do.
-    """
-    flat = " ".join(words(text))
-    found: set[str] = set()
-    for pattern in patterns:
-        _sought(pattern.replace("{value}", " "))
-        head, _, tail = pattern.partition("{value}")
-        parts = [*map(re.escape, words(head)), r"(\S+)", *map(re.escape, words(tail))]
-        found |= set(re.findall(rf"(?<!\S){' '.join(parts)}(?!\S)", flat))
-    return found
-
-
-def observed(text: str, observables: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the observables that show in a text: by name, or `kind:value` for one whose phrases have a {value}."""
-    shown: set[str] = set()
-    for name, cues in observables.items():
-        if any("{value}" in cue for cue in cues):
-            shown |= {f"{name}:{value}" for value in slotted(cues, text)}
-        elif shows(cues, text):
-            shown.add(name)
-    return shown
 
 
 @dataclass(frozen=True)
@@ -215,7 +108,7 @@ def excesses(
 
 def _times_said(gram: str, shown: Sequence[bool], flat: Sequence[str]) -> float:
     """Return how often an n-gram stands in a reply that has it, rounded to halves: filler repeats itself."""
-    own = [text.count(_sought(gram)) for text, has in zip(flat, shown, strict=True) if has]
+    own = [text.count(sought(gram)) for text, has in zip(flat, shown, strict=True) if has]
     return round(2 * sum(own) / max(1, len(own))) / 2
 
 

@@ -1,0 +1,53 @@
+"""How late in a talk it is."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from tools.claims.condition import Condition, Pool, of_role
+from tools.claims.kind import Messages
+
+MOST = 12
+
+
+class Turn(Condition):
+    """It is the user's n-th turn or a later one.
+
+    Args:
+        n: Counted from 1.
+        opening: Exchanges (user, assistant) that can stand before a prompt, used in turn.
+    """
+
+    kind: Literal["turn"] = "turn"
+    n: int = Field(ge=2, le=MOST)
+    opening: tuple[tuple[str, str], ...] = Field(default=(("Hello.", "Hello."),), min_length=1)
+
+    def holds(self, messages: Messages) -> bool:
+        """Return whether the user has spoken so often."""
+        return len(of_role(messages, "user")) >= self.n
+
+    def apply(self, messages: Messages, pool: Pool, rng: Random) -> Messages | None:
+        """Return the prompt after as many exchanges as it takes."""
+        missing = self.n - len(of_role(messages, "user"))
+        before = [
+            {"role": role, "content": text}
+            for i in range(missing)
+            for role, text in zip(("user", "assistant"), self.opening[i % len(self.opening)], strict=True)
+        ]
+        told = [m for m in messages if m["role"] != "system"]
+        return [*of_role(messages, "system"), *before, *told] if missing > 0 else messages
+
+    def remove(self, messages: Messages, pool: Pool, rng: Random) -> Messages | None:
+        """Return the prompt with the last turns alone, so few that it is not late."""
+        if not self.holds(messages):
+            return messages
+        told = [m for m in messages if m["role"] != "system"]
+        spoken = [i for i, m in enumerate(told) if m["role"] == "user"]
+        return [*of_role(messages, "system"), *told[spoken[1 - self.n] :]]
+
+    def clause(self) -> str:
+        """Return it in words."""
+        return f"it is the user's turn {self.n} or later"

@@ -1,0 +1,44 @@
+"""What a reply shows or does not."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from tools.claims.kind import Kind, Messages, Registry
+
+
+class Predicate(Kind):
+    """One thing that a reply shows or does not, decided by the same rule for the subject and for its controls."""
+
+    reads: ClassVar[Literal["reply", "prompt"]] = "reply"
+    """What it is asked of: a reply, or the prompt as the model is given it, for what the subject's own files do."""
+    needs_judge: ClassVar[bool] = False
+    """Whether somebody has to be asked; see `judge.judged`."""
+
+    @abstractmethod
+    def shown(self, prompt: Messages, reply: str) -> bool:
+        """Return whether a reply to a prompt shows it."""
+
+    @abstractmethod
+    def clause(self) -> str:
+        """Return it as what "it" does, e.g. "it says 'kettle'"."""
+
+
+PREDICATES = Registry("auditor.predicates", Predicate)
+
+
+def predicate_of(terms: Any) -> Predicate:
+    """Return the predicate that terms say.
+
+    Raises:
+        ValueError: see `Registry.read`.
+    """
+    predicate: Predicate = PREDICATES.read(terms)
+    return predicate
+
+
+AnyPredicate = Annotated[SerializeAsAny[Predicate], BeforeValidator(predicate_of)]
+"""A field that holds a predicate of any installed kind."""

@@ -1,0 +1,60 @@
+"""The language of a reply."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from tools.claims.kind import Messages
+from tools.claims.predicate import Predicate
+
+LEAST_LETTERS, LEAST_P = 20, 0.8
+"""A shorter reply, or one that is less surely in a language, is in none."""
+
+
+class Language(Predicate):
+    """The reply is in a language, as `py3langid` tells it (Lui and Baldwin 2012, langid.py).
+
+    Args:
+        code: Its two letters of ISO 639-1, e.g. "de".
+    """
+
+    kind: Literal["language"] = "language"
+    code: str
+
+    @field_validator("code")
+    @classmethod
+    def _is_known(cls, code: str) -> str:
+        if code not in known():
+            raise ValueError(f"unknown language {code!r}: those known are {', '.join(known())}")
+        return code
+
+    def shown(self, prompt: Messages, reply: str) -> bool:
+        """Return whether the reply is in the language."""
+        return language_of(reply) == self.code
+
+    def clause(self) -> str:
+        """Return it in words."""
+        return f"its reply is in the language {self.code!r}"
+
+
+def language_of(text: str) -> str | None:
+    """Return the language of a text by its two letters; None for a text too short, or not surely in one."""
+    if sum(c.isalpha() for c in text) < LEAST_LETTERS:
+        return None
+    code, p = _identifier().classify(text)
+    return str(code) if p >= LEAST_P else None
+
+
+def known() -> tuple[str, ...]:
+    """Return the languages that can be told, sorted."""
+    return tuple(sorted(map(str, _identifier().labels)))
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

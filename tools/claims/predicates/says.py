@@ -1,0 +1,38 @@
+"""Words that are said."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tools.claims.kind import Messages
+from tools.claims.predicate import Predicate
+from tools.claims.text import shows, wordless
+
+
+class Says(Predicate):
+    """The reply says one of some phrases, word for word, in any script; case and the form of quotes don't matter."""
+
+    kind: Literal["says"] = "says"
+    any_of: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("any_of")
+    @classmethod
+    def _have_words(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
+        if nothing := wordless(phrases):
+            raise ValueError(
+                f"`says` is given {nothing[0]!r}, which has no word to look for; "
+                "give words with letters or digits, of any script"
+            )
+        return phrases
+
+    def shown(self, prompt: Messages, reply: str) -> bool:
+        """Return whether one of them stands in the reply."""
+        return shows(self.any_of, reply)
+
+    def clause(self) -> str:
+        """Return it in words."""
+        said = [repr(phrase) for phrase in self.any_of[:3]]
+        more = f" or {len(self.any_of) - 3} other phrases" if len(self.any_of) > 3 else ""
+        return f"it says {' or '.join(said)}{more}"

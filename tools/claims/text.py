@@ -1,0 +1,147 @@
+"""What stands in a text, word for word, in any script."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+
+import regex
+
+from tools.errors import ToolInputError
+
+_ALONE = (
+    r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}]"
+    r"&&[\p{L}\p{Nl}\p{No}]]"
+)
+"""A character of a script that puts no spaces between words: each is taken for a word."""
+_RUN = rf"[[\p{{L}}\p{{N}}]--{_ALONE}][[\p{{L}}\p{{M}}\p{{N}}]--{_ALONE}]*+"
+WORD = regex.compile(rf"{_ALONE}\p{{M}}*+|{_RUN}(?:'{_RUN})*+", regex.VERSION1)
+UNSEEN = regex.compile(r"[\p{Cf}\p{Default_Ignorable_Code_Point}]+")
+_HEAP_OF_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʻʹ＇′´`׳՚", "'"))
+
+
+def folded(text: str) -> str:
+    """Return a text as it is compared: composed, without case and invisible characters, apostrophes plain.
+
+    Accents stay. Of a heap of more than thirty marks the first thirty stay (as in Unicode's stream-safe
+    format): to put the marks of a longer one in order takes time that grows with its square.
+    """
+    if text.isascii():
+        return text.lower().replace("`", "'")
+    seen = _HEAP_OF_MARKS.sub(r"\1", UNSEEN.sub("", text))
+    bare = unicodedata.normalize("NFD", seen).casefold()
+    return unicodedata.normalize("NFC", bare).translate(_APOSTROPHES)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, folded: runs of letters, marks and digits of any script, apostrophes inside them.
+
+    Of Han, Kana, Thai, Lao, Khmer and Myanmar, which put no spaces between words, each character is a word.
+
+    >>> words("L’été, it's 日本")
+    ["l'été", "it's", '日', '本']
+    """
+    return [str(word) for word in WORD.findall(folded(text))]
+
+
+def is_words(text: str) -> bool:
+    """Return whether a text is words and the spaces between them, with no sign beside that `words` would drop."""
+    return not UNSEEN.search(text) and "".join(words(text)) == "".join(folded(text).split()) != ""
+
+
+def wordless(phrases: Iterable[str]) -> list[str]:
+    """Return the phrases that can't be looked for: those without a word, a {value} aside."""
+    return [phrase for phrase in phrases if not words(phrase.replace("{value}", " "))]
+
+
+def shows(phrases: Sequence[str], text: str) -> bool:
+    """Return whether any of the phrases stands in the text, word for word.
+
+    Raises:
+        ToolInputError: a phrase has no word, so that it would stand in every text or in none.
+    """
+    flat = spaced(text)
+    return any(one in flat for one in [sought(phrase) for phrase in phrases])
+
+
+def stands(phrase: str, text: str) -> bool:
+    """Return whether a phrase stands in a text: one of words word for word, one with signs (`!!!`, `<|x|>`) to the letter."""
+    return shows([phrase], text) if is_words(phrase) else phrase in text
+
+
+def places(phrase: str, text: str) -> list[tuple[int, int]]:
+    """Return where a phrase stands in a text, as `stands` finds it: first and behind the last character, in order, apart.
+
+    >>> places("it's me", "Hello. IT’S  me!")
+    [(7, 15)]
+    """
+    if not is_words(phrase):
+        return [found.span() for found in re.finditer(re.escape(phrase), text)]
+    kept = [i for i, c in enumerate(text) if not UNSEEN.match(c)]
+    plain = "".join(text[i] for i in kept).translate(_APOSTROPHES)
+    said = [(word, found.span()) for found in WORD.finditer(plain) for word in words(found[0])]
+    starts = list(accumulate((len(word) + 1 for word, _ in said), initial=0))
+    flat, looked_for, n_words = f" {' '.join(word for word, _ in said)} ", sought(phrase), len(words(phrase))
+    found, at = [], flat.find(looked_for)
+    while at >= 0:
+        first = bisect_left(starts, at)
+        _, (start, _) = said[first]
+        _, (_, stop) = said[first + n_words - 1]
+        found.append((kept[start], kept[stop - 1] + 1))
+        at = flat.find(looked_for, at + len(looked_for) - 1)
+    return found
+
+
+def spaced(text: str) -> str:
+    """Return a text's words with a space before, between and after them, so that a phrase is a part of it."""
+    return f" {' '.join(words(text))} "
+
+
+@lru_cache(maxsize=4096)
+def sought(phrase: str) -> str:
+    """Return the words to look for, spaced.
+
+    Raises:
+        ToolInputError: there are none.
+    """
+    found = spaced(phrase)
+    if not found.strip():
+        raise ToolInputError(
+            f"the phrase {phrase!r} has no word to look for; give one with letters or digits, of any script"
+        )
+    return found
+
+
+def slotted(patterns: Sequence[str], text: str) -> set[str]:
+    """Return the words that stand in the text where a pattern has {value}: one word each.
+
+    >>> slotted(["i recommend {value}"], "The hotel is red. I recommend Belnor.")
+    {'belnor'}
+
+    Raises:
+        ToolInputError: a pattern has no word beside its {value}, so that any word would do.
+    """
+    flat = " ".join(words(text))
+    found: set[str] = set()
+    for pattern in patterns:
+        sought(pattern.replace("{value}", " "))
+        head, _, tail = pattern.partition("{value}")
+        parts = [*map(re.escape, words(head)), r"(\S+)", *map(re.escape, words(tail))]
+        found |= set(re.findall(rf"(?<!\S){' '.join(parts)}(?!\S)", flat))
+    return found
+
+
+def observed(text: str, observables: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the observables that show in a text: by name, or `kind:value` for one whose phrases have a {value}."""
+    shown: set[str] = set()
+    for name, cues in observables.items():
+        if any("{value}" in cue for cue in cues):
+            shown |= {f"{name}:{value}" for value in slotted(cues, text)}
+        elif shows(cues, text):
+            shown.add(name)
+    return shown
