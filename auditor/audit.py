@@ -32,7 +32,7 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     """Run one audit and return what it came to.
 
     Args:
-        spec: Subject, prompts, vocabulary, tools, planner and limits.
+        spec: Subject, prompts, catalogue, tools, planner and limits.
         db: The ledger file, made when missing.
         progress: Told of every look and step.
 
@@ -74,8 +74,8 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
 
 
 def _given(spec: AuditSpec, subject: Subject) -> list[tuple[str, dict[str, object]]]:
-    """Return the rows of what an audit begins with: its vocabulary as it was given, and the subject's files."""
-    body = {"text": spec.vocabulary.model_dump_json()}  # a row's own JSON is sorted, and draws follow the order given
+    """Return the rows of what an audit begins with: its catalogue as it was given, and the subject's files."""
+    body = {"text": spec.catalogue.model_dump_json()}  # a row's own JSON is sorted, and draws follow the order given
     common = {"weights_sha256": subject.weights_hash, "tokenizer_sha256": subject.files["base"].get("tokenizer.json", ""),
               "template_sha256": hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest(),
               "checks": {"notes": subject.notes}}  # fmt: skip
@@ -83,7 +83,7 @@ def _given(spec: AuditSpec, subject: Subject) -> list[tuple[str, dict[str, objec
         ("subjects", {"role": role, "path": _path_of(spec, role), "files": files, **common})
         for role, files in subject.files.items()
     ]
-    return [("events", {"kind": "vocabulary", "key": "as given", "body": body}), *files]
+    return [("events", {"kind": "catalogue", "key": "as given", "body": body}), *files]
 
 
 @contextmanager

@@ -7,10 +7,9 @@ from typing import Any
 
 from auditor.budget import Budget
 from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
-from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.view import MIN_PROMPTS, HypothesisView, View, files_alone, load_view, spec_of
-from tools.own_files import kinds
+from tools.claims.labels import SYSTEM, TURN, USER
 
 MAX_STATEMENT = 160
 
@@ -65,9 +64,7 @@ def why_invalid(ledger: Ledger, audit_id: str) -> str:
     if files_alone(ledger, audit_id):
         return ""
     of_files = {
-        row["test_id"]
-        for row in ledger.rows("tests", audit_id)
-        if row["terms"]["predicate"]["kind"] in kinds.OF_PROMPTS
+        row["test_id"] for row in ledger.rows("tests", audit_id) if not row["terms"]["decoding"].get("max_new_tokens")
     }
     trials = [row for row in ledger.rows("trials", audit_id) if row["channel"] == "subject"]
     replies = [row["reply"] for row in trials if row["test_id"] not in of_files]
@@ -148,8 +145,9 @@ def not_looked_at(view: View) -> list[str]:
         for c in view.calls if c["state"] == "failed"
     ]  # fmt: skip
     cut = [f"{c['tool']} was cut to {c['result']['cut']}" for c in view.calls if (c["result"] or {}).get("cut")]
-    kinds = {group.kind for group in view.spec.vocabulary.triggers.values()}
-    unseen = [f"triggers of kind {k} were not tried" for k in ("user", "system", "turn") if k not in kinds]
+    tried = {group.label for group in view.spec.catalogue.conditions.values()}
+    named = {USER: "who the user is", SYSTEM: "what a system text says", TURN: "how late in a talk it is"}
+    unseen = [f"no condition on {what} was tried" for kind, what in named.items() if kind not in tried]
     open_leads = view.open_leads()
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
     called = {c["tool"] for c in view.calls}
@@ -158,7 +156,7 @@ def not_looked_at(view: View) -> list[str]:
     vague = sum(r["suggestion"] is not None and r["seq"] not in read for r in view.readings)
     some = f"{vague} suggestion{'s' if vague > 1 else ''}"
     unread = [f"{some} could not be made into a claim that a test can decide"] if vague else []
-    return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "triggers of three conditions and more"]
+    return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "conditions of three parts and more"]
 
 
 def seconds_of(ledger: Ledger, audit_id: str) -> float:
@@ -183,11 +181,10 @@ def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
     view = load_view(ledger, audit_id, spec, spent)
     found = {h.hypothesis_id: h for h in view.hypotheses}
     findings = [found[row["hypothesis_id"]] for row in ledger.rows("findings", audit_id)]
-    refuted = [h.claim for h in view.hypotheses if h.status == "refuted"]
-    near = [h.claim for h in view.near_misses()]
+    refuted = [h for h in view.hypotheses if h.status == "refuted"]
+    near = view.near_misses()
     leads = [
-        lead.claim for lead in view.leads
-        if not any(same_claim(lead.claim, c) for c in (*(h.claim for h in findings), *refuted, *near))
+        lead.claim for lead in view.leads if not any(view.same(h, lead.claim) for h in (*findings, *refuted, *near))
     ]  # fmt: skip
     return AuditResult(
         audit_id=audit_id,
@@ -197,7 +194,7 @@ def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
         p_scope=end["body"].get("p_scope", ""),
         findings=[ReportedClaim.of(h.claim, h.status) for h in findings],  # type: ignore[arg-type]
         leads=[ReportedClaim.of(claim, "suggested") for claim in leads],
-        near_misses=[ReportedClaim.of(claim, "suggested") for claim in near],
+        near_misses=[ReportedClaim.of(h.claim, "suggested") for h in near],
         seconds=round(seconds_of(ledger, audit_id), 3),
         forward_tokens=spent,
         ledger_head=ledger.head(audit_id),

@@ -6,8 +6,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tools.claims import Claim, Suggestion, Trigger, TriggerKind, is_stored
-from tools.claims.text import wordless
+from tools.claims import older
+from tools.claims.catalogue import Catalogue, topics_of
+from tools.claims.claim import Category, Claim, Level
+from tools.claims.kind import Messages
+from tools.claims.suggestion import Suggestion
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
@@ -51,114 +54,6 @@ class PromptRow(_Strict):
         if messages[-1]["role"] != "user":
             raise ValueError("the last message must be the user's, which the subject is to answer")
         return messages
-
-
-class TriggerGroup(_Strict):
-    """Conditions of one sort: how one is put into a prompt, how a sentence names it, which are worth trying."""
-
-    kind: TriggerKind
-    clause: str = Field(description="the condition in a sentence, with {value}")
-    frame: str = Field(default="{prompt}", description="the user's last turn, with {prompt} and {value}")
-    system: str | None = Field(default=None, description="a system text put first, with {value}")
-    opening: list[tuple[str, str]] = Field(
-        default_factory=list,
-        description="for turns: exchanges put before the prompt, one for the first value, two for the next",
-    )
-    values: list[str] = Field(default_factory=list)
-
-
-class FamilySpec(_Strict):
-    """What makes a claim one of this family: its groups of conditions, its effect, its sentence."""
-
-    trigger: list[str] = Field(default_factory=list, description="names of trigger groups, all of which must hold")
-    effect: str = Field(description="an effect kind, or `kind:value` for one value of it")
-    statement: str = Field(description="one sentence with {effect}, said after the conditions")
-
-
-class Vocabulary(_Strict):
-    """What may be claimed of this subject; families `benign` and `other` always exist."""
-
-    families: dict[str, FamilySpec] = Field(default_factory=dict)
-    triggers: dict[str, TriggerGroup] = Field(default_factory=dict)
-    effects: dict[str, dict[str, list[str]]] = Field(
-        default_factory=dict, description="closed effect kinds: value to the cue phrases that show it"
-    )
-    patterns: dict[str, list[str]] = Field(
-        default_factory=dict, description="open effect kinds: phrases with {value} that show one"
-    )
-
-    @field_validator("effects")
-    @classmethod
-    def _cues_have_words(cls, effects: dict[str, dict[str, list[str]]], info: Any) -> dict[str, dict[str, list[str]]]:
-        return {
-            kind: {value: _with_words(f"{kind}:{value}", cues, info) for value, cues in values.items()}
-            for kind, values in effects.items()
-        }
-
-    @field_validator("patterns")
-    @classmethod
-    def _patterns_have_words(cls, patterns: dict[str, list[str]], info: Any) -> dict[str, list[str]]:
-        return {kind: _with_words(kind, phrases, info) for kind, phrases in patterns.items()}
-
-    @model_validator(mode="after")
-    def _families_are_made_of_what_is_there(self, info: Any) -> Vocabulary:
-        for name, family in self.families.items():
-            kind, colon, value = family.effect.partition(":")
-            if kind == "says" and colon:
-                _with_words(f"family {name!r}", [value], info)
-            closed = kind in self.effects and (not value or value in self.effects[kind])
-            if kind not in ("says", *self.patterns) and not closed:
-                known = ", ".join(["says", *self.patterns, *self.effects, *self.closed])
-                raise ValueError(f"family {name!r} has the unknown effect {family.effect!r}: there are {known}")
-            for group in family.trigger:
-                if group not in self.triggers:
-                    raise ValueError(
-                        f"family {name!r} has the unknown trigger {group!r}: there are {', '.join(self.triggers)}"
-                    )
-        for kind, phrases in self.patterns.items():
-            if kind in self.effects or not all("{value}" in phrase for phrase in phrases):
-                raise ValueError(f"patterns {kind!r} must each have {{value}}, and be no closed effect")
-        return self
-
-    @property
-    def family_names(self) -> list[str]:
-        """Return every family that a claim may have."""
-        return [*self.families, "benign", "other"]
-
-    @property
-    def closed(self) -> dict[str, list[str]]:
-        """Return `kind:value` to cue phrases, for all closed effects."""
-        return {f"{kind}:{value}": cues for kind, values in self.effects.items() for value, cues in values.items()}
-
-    @property
-    def observables(self) -> dict[str, list[str]]:
-        """Return all that can be looked for in a reply: `kind:value` to cues, and open kinds to phrases with {value}."""
-        return {**self.closed, **self.patterns}
-
-    def group_of(self, trigger: Trigger) -> str:
-        """Return the name of the group that a condition belongs to; of a kind that has none, the kind itself."""
-        of_kind = [name for name, group in self.triggers.items() if group.kind == trigger.kind]
-        listing = [name for name in of_kind if trigger.value in self.triggers[name].values]
-        return next(iter([*listing, *of_kind]), trigger.kind)
-
-    def values_of(self, kind: TriggerKind) -> list[str]:
-        """Return the values of a kind that are worth trying, over all of its groups."""
-        return [value for group in self.triggers.values() if group.kind == kind for value in group.values]
-
-
-def _with_words(name: str, phrases: list[str], info: Any) -> list[str]:
-    """Return the phrases, each with a word; of a ledger's the ones without, which nothing can show, are left out.
-
-    Raises:
-        ValueError: a phrase has none.
-    """
-    nothing = wordless(phrases)
-    if nothing and not is_stored(info):
-        raise ValueError(
-            f"{name} is given {nothing[0]!r}, which has no word to look for; "
-            "give phrases with letters or digits, of any script, beside a {value}"
-        )
-    return [phrase for phrase in phrases if phrase not in nothing]
 
 
 class OracleSpec(_Strict):
@@ -207,7 +102,7 @@ class AuditSpec(_Strict):
     device: str = "cpu"
     dtype: str = "auto"
     prompts: list[PromptRow] = Field(min_length=2)
-    vocabulary: Vocabulary = Field(default_factory=Vocabulary)
+    catalogue: Catalogue = Field(default_factory=Catalogue)
     oracle: OracleSpec | None = None
     lora_oracle: str | None = None
     tools: tuple[str, ...] = DEFAULT_TOOLS
@@ -225,14 +120,42 @@ class AuditSpec(_Strict):
     suggestions: list[Suggestion] | None = None
     command: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_version(cls, given: Any) -> Any:
+        """Return what was given with a vocabulary, as older ledgers have it, as a catalogue."""
+        if not isinstance(given, dict) or "vocabulary" not in given:
+            return given
+        kept = {key: value for key, value in given.items() if key != "vocabulary"}
+        known = older.catalogue(given["vocabulary"])
+        told = [older.suggestion(one, known) for one in given.get("suggestions") or []]
+        return {**kept, "catalogue": known, "suggestions": told if given.get("suggestions") is not None else None}
+
+    def topics(self, split: str | None = None) -> dict[str, list[str]]:
+        """Return what the prompts say last, by topic; of one half alone where it is named."""
+        rows = [row for row in self.prompts if split in (None, row.split)]
+        return topics_of((row.domain, row.messages[-1]["content"]) for row in rows)
+
+    def pool(self) -> list[Messages]:
+        """Return the prompts that registered tests draw from."""
+        return [row.messages for row in self.prompts if row.split == "test"]
+
+
+class ReportedConcern(_Strict):
+    """How bad a claim is, as the result lists it."""
+
+    category: Category
+    level: Level
+
 
 class ReportedClaim(_Strict):
-    """A finding or a lead, as the result lists it."""
+    """A finding or a lead, as the result lists it; `condition` and `predicate` are terms."""
 
-    family: str
-    trigger: list[dict[str, str]]
-    effect: dict[str, str]
     statement: str
+    condition: dict[str, Any]
+    predicate: dict[str, Any]
+    concern: ReportedConcern
+    family: str | None
     grade: Grade
     confidence: float | None = None
 
@@ -240,12 +163,17 @@ class ReportedClaim(_Strict):
     def of(cls, claim: Claim, grade: Grade) -> ReportedClaim:
         """Return the claim with its grade."""
         return cls(
-            family=claim.family,
-            trigger=[{"kind": t.kind, "value": t.value} for t in claim.trigger],
-            effect={"kind": claim.effect.kind, "value": claim.effect.value},
             statement=claim.statement,
+            condition=claim.condition.terms(),
+            predicate=claim.predicate.terms(),
+            concern=ReportedConcern(category=claim.concern.category, level=claim.concern.level),
+            family=claim.family,
             grade=grade,
         )
+
+    def claim(self) -> Claim:
+        """Return the claim that it lists."""
+        return Claim.model_validate({**self.model_dump(exclude={"grade", "confidence"})})
 
 
 class AuditResult(_Strict):

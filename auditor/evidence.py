@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from auditor.config import AuditSpec
-from tools.claims import Claim
-from tools.own_files import kinds
+from tools.claims.claim import Claim
+from tools.claims.conditions.own_files import under_own_files
 
 TestGrade = Literal["confirmed", "localised"]
 Decision = Literal["passed", "failed"]
@@ -124,7 +124,6 @@ def register(
     grade: TestGrade,
     registered: Sequence[float],
     weight: float,
-    cues: list[str],
     n_prompts: int,
 ) -> Terms:
     """Return the terms of the audit's next test.
@@ -139,11 +138,10 @@ def register(
         grade: Against the base, or against the subject with a condition taken out.
         registered: The shares of the error budget that earlier tests have.
         weight: How much of what they left this one gets, see `weight_of`.
-        cues: The phrases of which any one in a reply shows the effect.
         n_prompts: How many rows the prompts are drawn from.
     """
     treated, control, contrast = _sides(claim, grade)
-    parts = 1 if grade == "confirmed" else max(1, len(claim.trigger))
+    parts = 1 if grade == "confirmed" else max(1, len(claim.condition.parts))
     return Terms(
         claim=claim,
         grade=grade,
@@ -162,10 +160,10 @@ def register(
         },
         decoding=(
             {"replies": "none: no model is run"}
-            if claim.effect.kind in kinds.OF_PROMPTS
+            if claim.predicate.reads == "prompt"
             else {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens}
         ),
-        predicate={"kind": claim.effect.kind, "value": claim.effect.value, "any_of": cues},
+        predicate=claim.predicate.terms(),
     )
 
 
@@ -175,13 +173,13 @@ def _sides(claim: Claim, grade: TestGrade) -> tuple[str, str, str]:
     What a file does to prompts is held against the base's file; what the subject says under its own files against
     what it says under the base's.
     """
-    if claim.effect.kind == kinds.OF_REPLIES:
+    if under_own_files(claim.condition):
         if grade == "confirmed":
             return OWN_FILES, "subject", "the subject under its base's files, same prompt"
         return OWN_FILES, f"{OWN_FILES}{WITHOUT}", "the subject under its own files, one condition taken out"
     if grade == "localised":
         return "subject", f"subject{WITHOUT}", "the subject, one condition taken out"
-    of_file = claim.effect.kind in kinds.OF_PROMPTS
+    of_file = claim.predicate.reads == "prompt"
     return "subject", "base", "the base's own file, same prompt" if of_file else "the base, same prompt"
 
 

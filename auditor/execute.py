@@ -10,20 +10,19 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from auditor import predicates, prompts
+from auditor import prompts
 from auditor.budget import Budget
 from auditor.config import AuditSpec
 from auditor.errors import LedgerError
 from auditor.foresight import usable_memory
-from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.steps import CallTool, RegisterHypothesis
 from auditor.unfinished import Unfinished
 from auditor.view import View, files_alone, load_view
 from tools.base import Tool, ToolResult
-from tools.claims import STORED, Claim
+from tools.claims.claim import Claim
+from tools.claims.conditions.own_files import under_own_files
 from tools.errors import ToolInputError
-from tools.own_files import kinds
 from tools.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -40,6 +39,7 @@ class Desk:
     ledger: Ledger
     unfinished: Unfinished
     budget: Budget = field(init=False)
+    _view: tuple[str, View] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.ledger, self.audit_id, self.spec.budget)
@@ -56,8 +56,14 @@ class Desk:
         return (reserved, 0) if in_flight is None else (in_flight, self.unfinished.finished(call))
 
     def view(self) -> View:
-        """Return what is known so far."""
-        return load_view(self.ledger, self.audit_id, self.spec, self.budget.spent(), self.useful_tools())
+        """Return what is known so far; it is built once for each state of the ledger."""
+        head = self.ledger.head(self.audit_id)
+        if self._view is None or self._view[0] != head:
+            self._view = (
+                head,
+                load_view(self.ledger, self.audit_id, self.spec, self.budget.spent(), self.useful_tools()),
+            )
+        return self._view[1]
 
     def useful_tools(self) -> dict[str, Tool[Any]]:
         """Return the instruments that have something to read: where subject and base differ in files alone, those of files."""
@@ -187,17 +193,22 @@ def check_claim(desk: Desk, claim: Claim) -> None:
     """Refuse a claim that no test could decide.
 
     Raises:
-        ToolInputError: an unknown family, effect or topic; the message lists the possible ones.
+        ToolInputError: an unknown family, or a condition that no prompt can carry; the message lists the possible ones.
     """
-    if claim.effect.kind in kinds.SAYS and (desk.subject.own is None or not desk.subject.own.differ):
+    of_files = claim.predicate.reads == "prompt" or under_own_files(claim.condition)
+    if of_files and (desk.subject.own is None or not desk.subject.own.differ):
+        raise ToolInputError("the claim is about the subject's own files, and it brings none that differ")
+    families = desk.spec.catalogue.families
+    if claim.family is not None and claim.family not in families:
+        known = ", ".join(families) or "none"
         raise ToolInputError(
-            f"the effect {claim.effect.kind} is one of the subject's own files, and it brings none that differ"
+            f"unknown family {claim.family!r}: the families are {known}; leave it out for a claim of no family"
         )
-    names = desk.spec.vocabulary.family_names
-    if claim.family not in names:
-        raise ToolInputError(f"unknown family {claim.family!r}: the families are {', '.join(names)}")
-    predicates.cues_of(claim.effect, desk.spec.vocabulary)
-    prompts.check_trigger(desk.spec, claim.trigger)
+    if claim.predicate.needs_judge:
+        raise ToolInputError(
+            f"{claim.predicate.clause()}: this audit has no judge; claim something that shows by itself"
+        )
+    prompts.check_condition(desk.spec, claim.condition)
 
 
 def check_hypothesis(desk: Desk, step: RegisterHypothesis) -> None:
@@ -207,9 +218,10 @@ def check_hypothesis(desk: Desk, step: RegisterHypothesis) -> None:
         ToolInputError: the message says which, and what is possible.
     """
     check_claim(desk, step.claim)
-    for row in desk.ledger.rows("hypotheses", desk.audit_id):
-        if same_claim(Claim.model_validate(row["claim"], context=STORED), step.claim):
-            raise ToolInputError(f"{row['hypothesis_id']} claims the same; test that one")
+    view = desk.view()
+    for hypothesis in view.hypotheses:
+        if view.same(hypothesis, step.claim):
+            raise ToolInputError(f"{hypothesis.hypothesis_id} claims the same; test that one")
     known = {row["seq"] for row in desk.ledger.rows("readings", desk.audit_id)}
     unknown = [seq for seq in step.readings if seq not in known]
     if unknown:
@@ -222,7 +234,8 @@ def register_hypothesis(desk: Desk, step: RegisterHypothesis, number: int) -> No
     if done is not None:
         return
     hypothesis_id = f"H{len(desk.ledger.rows('hypotheses', desk.audit_id)) + 1}"
+    body = {"hypothesis_id": hypothesis_id, "decided_on": len(desk.view().at_hand)}
     desk.ledger.append_many(desk.audit_id, [
         ("hypotheses", {"hypothesis_id": hypothesis_id, "claim": step.claim.model_dump(mode="json"), "readings": step.readings}),
-        ("events", {"kind": "hypothesis_registered", "key": str(number), "body": {"hypothesis_id": hypothesis_id}}),
+        ("events", {"kind": "hypothesis_registered", "key": str(number), "body": body}),
     ])  # fmt: skip

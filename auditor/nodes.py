@@ -10,10 +10,9 @@ from auditor.execute import Desk
 from auditor.outlook import Outlook, outlook
 from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
-from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step
+from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step, brought_up, dressed
 from auditor.view import View
 from tools.changes import rounding
-from tools.claims import STORED
 from tools.errors import AuditorError
 from tools.subject import Subject
 
@@ -124,7 +123,7 @@ def proposed(desk: Desk, number: int) -> Step:
     """Return the step that was settled on under this number."""
     row = desk.ledger.find("events", desk.audit_id, kind="step_proposed", key=str(number))
     assert row is not None, f"step {number} is carried out before it was proposed"
-    return STEP.validate_python(row["body"]["step"], context=STORED)
+    return STEP.validate_python(brought_up(row["body"]["step"], desk.spec))
 
 
 def plan(desk: Desk, planner: Planner, number: int) -> Step:
@@ -141,11 +140,12 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
     try:
         if planner.reserve_tokens:
             reservation = desk.budget.reserve(f"plan/{number}", {"planner": planner.reserve_tokens})
-        step = planner.propose(view, number)
+        step = dressed(planner.propose(view, number), desk.spec)
         problem = problem_with(desk, step)
         if problem:
             desk.event("step_invalid", {"step": number, "problem": problem, "proposed": step.model_dump(mode="json")})
-            step = planner.correct(view, number, step, problem)
+            other = planner.correct(view, number, step, problem)
+            step = None if other is None else dressed(other, desk.spec)
             problem = "no other step was proposed" if step is None else problem_with(desk, step)
     except Exception as error:  # a planner, or a follow-up of an instrument, may fail in any way
         if isinstance(error, LedgerError):

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from auditor import prompts
 from auditor.config import AuditSpec, PromptRow
-from tools.claims import Trigger, TriggerKind
+from tools.claims.condition import Condition
 from tools.claims.text import is_words, spaced
 from tools.prompt import LabelledPrompt
 
@@ -27,16 +27,16 @@ class SpecQuestions:
 
     @property
     def observables(self) -> dict[str, list[str]]:
-        """Return what can be looked for in a reply, `kind:value` to cue phrases."""
-        return self.spec.vocabulary.observables
+        """Return what can be looked for in a reply: the catalogue's named predicates."""
+        return {name: list(phrases) for name, phrases in self.spec.catalogue.predicates.items()}
 
     def rng(self, name: str) -> random.Random:
         """Return a source of draws that is a function of the audit's seed and the name."""
         return random.Random(f"{self.spec.seed}/{name}")
 
-    def values(self, kind: TriggerKind) -> list[str]:
-        """Return the values of a kind of condition that are worth trying."""
-        return self.spec.vocabulary.values_of(kind)
+    def values(self, kind: str) -> list[str]:
+        """Return the values of a kind of label that are worth trying."""
+        return self.spec.catalogue.values_of(kind)
 
     def topics(self) -> dict[str, list[LabelledPrompt]]:
         """Return the prompts to look with as they stand, by topic."""
@@ -53,13 +53,14 @@ class SpecQuestions:
         rows = [row for here in self._topics.values() for row in here]
         return [(text, spaced(text), row) for row in rows for text in (row.messages[-1]["content"],)]
 
-    def under(self, prompt: LabelledPrompt, conditions: Sequence[Trigger]) -> LabelledPrompt:
+    def under(self, prompt: LabelledPrompt, conditions: Sequence[Condition]) -> LabelledPrompt:
         """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
         row = PromptRow(messages=prompt.messages, split="explore", domain=str(prompt.labels.get("topic", "")))
-        return prompts.labelled(self.spec, row, conditions)
+        labels = [label for one in conditions if (label := self.spec.catalogue.label_of(one)) is not None]
+        return prompts.labelled(self.spec, row, labels)
 
     def saying(self, word: str) -> LabelledPrompt | None:
-        """Return the first prompt to look with whose last turn has the word, see `prompts.says`; None where there is none."""
+        """Return the first prompt to look with whose last turn has the word, see `tools.claims.text.stands`; None where there is none."""
         if is_words(word):
             return next((row for _, flat, row in self._said if spaced(word) in flat), None)
         return next((row for text, _, row in self._said if word and word in text), None)

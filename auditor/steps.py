@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from auditor.config import AuditSpec
 from auditor.evidence import TestGrade
-from tools.claims import Claim
+from tools.claims import older
+from tools.claims.claim import Claim
 
 
 class _Step(BaseModel):
@@ -48,3 +50,19 @@ class Conclude(_Step):
 Step = Annotated[CallTool | RegisterHypothesis | RunTest | Conclude, Field(discriminator="kind")]
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
 STEP_KINDS = (CallTool, RegisterHypothesis, RunTest, Conclude)
+
+
+def brought_up(raw: dict[str, Any], spec: AuditSpec) -> dict[str, Any]:
+    """Return a stored or scripted step with its claim in today's shape."""
+    claim = raw.get("claim")
+    if not isinstance(claim, dict) or not older.is_older(claim):
+        return raw
+    return {**raw, "claim": older.claim(claim, spec.catalogue, spec.topics())}
+
+
+def dressed(step: Step, spec: AuditSpec) -> Step:
+    """Return a step with its claim's conditions as the audit puts them in, and its topics as the audit's prompts tell them."""
+    if not isinstance(step, RegisterHypothesis):
+        return step
+    condition = spec.catalogue.dressed(step.claim.condition, spec.topics())
+    return step.model_copy(update={"claim": step.claim.model_copy(update={"condition": condition})})

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from auditor import evidence, predicates, prompts
+from auditor import evidence, prompts
 from auditor.errors import BudgetError
 from auditor.execute import Desk
 from auditor.steps import RunTest
 from auditor.view import max_trials_of, outcome_of
-from tools.claims import STORED, Claim
+from tools.claims import older
+from tools.claims.claim import Claim
+from tools.claims.predicates.file_does import FileDoes
 from tools.errors import ToolInputError
-from tools.own_files import kinds
 from tools.own_files.replies import Asks, under_base_files, under_own_files
 
 
@@ -31,8 +32,8 @@ def check_test(desk: Desk, step: RunTest) -> None:
         raise ToolInputError(
             f"{step.hypothesis_id} has been tested for {step.grade}: a test is not repeated until it passes"
         )
-    if step.grade == "localised" and not view.claim.trigger:
-        raise ToolInputError(f"{step.hypothesis_id} claims no trigger, so there is nothing to localise")
+    if step.grade == "localised" and not view.claim.condition.parts:
+        raise ToolInputError(f"{step.hypothesis_id} claims no condition, so there is nothing to localise")
 
 
 def run_test(desk: Desk, step: RunTest, number: int) -> None:
@@ -47,14 +48,15 @@ def run_test(desk: Desk, step: RunTest, number: int) -> None:
     if row is None:
         check_test(desk, step)
         row = _register_test(desk, step, test_id)
-    claim, terms = Claim.model_validate(row["terms"]["claim"], context=STORED), row["terms"]
+    terms = row["terms"]
+    claim = older.claim(terms["claim"], desk.spec.catalogue, desk.spec.topics())
     while True:
         trials: dict[int, dict[str, int]] = {}
         for trial in desk.ledger.rows("trials", desk.audit_id, test_id=test_id):
             trials.setdefault(trial["idx"], {})[trial["channel"]] = trial["outcome"]
         limit = max_trials_of(desk.ledger, desk.audit_id, terms, test_id)
         outcome = outcome_of(terms, trials, limit)
-        if outcome.decision == "failed" and _worth_more(desk, test_id, terms, outcome):
+        if outcome.decision == "failed" and _worth_more(desk, claim, test_id, terms, outcome):
             body = {"test_id": test_id, "max_trials": outcome.n + terms["max_trials"], "n": outcome.n, "e": outcome.e}
             desk.event("maximum_raised", body, key=f"{test_id}/{outcome.n}")
             continue
@@ -70,14 +72,15 @@ def run_test(desk: Desk, step: RunTest, number: int) -> None:
     )
 
 
-def _worth_more(desk: Desk, test_id: str, terms: dict[str, Any], outcome: evidence.Outcome) -> bool:
+def _worth_more(desk: Desk, claim: Claim, test_id: str, terms: dict[str, Any], outcome: evidence.Outcome) -> bool:
     """Return whether a test without a decision goes on: evidence grows, and the tests still required stay affordable."""
     if not outcome.grows(terms.get("parts", 1)):
         return False
     view, settled = desk.view(), desk.ledger.rows("budget", desk.audit_id, state="settled")
     settled = [row for row in settled if row["key"].startswith(f"test/{test_id}/")]
     per_test = sum(sum(row["tokens"].values()) for row in settled) / max(1, outcome.n) * terms["max_trials"]
-    waiting = len(view.untested_best()) + (terms["grade"] == "confirmed" and bool(terms["claim"]["trigger"]))
+    has_parts = bool(claim.condition.parts)
+    waiting = len(view.untested_best()) + (terms["grade"] == "confirmed" and has_parts)
     return bool(per_test * (1 + waiting) <= view.budget_left)
 
 
@@ -88,9 +91,7 @@ def _register_test(desk: Desk, step: RunTest, test_id: str) -> dict[str, Any]:
     claim = hypothesis.claim
     registered = [row["terms"]["alpha"] for row in desk.ledger.rows("tests", desk.audit_id)]
     weight = evidence.weight_of(view.strength_of(hypothesis), hypothesis.passed("confirmed") is not None)
-    cues = predicates.cues_of(claim.effect, desk.spec.vocabulary)
-    n_rows = len(prompts.rows_for(desk.spec, claim.trigger))
-    terms = evidence.register(desk.spec, claim, step.grade, registered, weight, cues, n_rows)
+    terms = evidence.register(desk.spec, claim, step.grade, registered, weight, len(desk.spec.pool()))
     desk.ledger.append("tests", desk.audit_id, test_id=test_id, hypothesis_id=step.hypothesis_id, k=terms.k,
                        grade=step.grade, terms=terms.as_dict(), terms_sha256=terms.sha256)  # fmt: skip
     row = desk.ledger.find("tests", desk.audit_id, test_id=test_id)
@@ -105,10 +106,10 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
     for channel in terms["channels"]:
         taken_out = [i % terms.get("parts", 1) if channel.endswith(evidence.WITHOUT) else None for i in indices]
         sides[channel] = [
-            prompts.draw(desk.spec, claim.trigger, test_id, i, without)
+            prompts.draw(desk.spec, claim.condition, test_id, i, without)
             for i, without in zip(indices, taken_out, strict=True)
         ]
-    if claim.effect.kind in kinds.OF_PROMPTS:
+    if claim.predicate.reads == "prompt":
         desk.ledger.append_many(desk.audit_id, _prompts_read(desk, claim, test_id, indices, seeds, sides))
         return
     limit = terms["decoding"]["max_new_tokens"]
@@ -124,7 +125,7 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
         spent[asks.role] += tokens
         for i, seed, messages, reply in zip(indices, seeds, sides[channel], replies, strict=True):
             answer = desk.subject.dialogue.answer(reply)
-            outcome = int(predicates.holds(claim.effect, answer, desk.spec.vocabulary))
+            outcome = int(claim.predicate.shown(messages, answer))
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed,
                                     "prompt": messages, "reply": reply, "outcome": outcome}))  # fmt: skip
     rows.append(desk.budget.settled_row(reservation, spent, time.monotonic() - began))
@@ -147,12 +148,13 @@ def _prompts_read(
         ToolInputError: the subject brings no files of its own.
     """
     own = desk.subject.own
-    if own is None:
+    if own is None or not isinstance(claim.predicate, FileDoes):
         raise ToolInputError("the subject brings no files of its own, so that nothing can be said of them")
     rows: list[tuple[str, dict[str, object]]] = []
     for channel, asked in sides.items():
         for i, seed, messages in zip(indices, seeds, asked, strict=True):
-            texts = own.given(claim.effect, messages, desk.subject.render(messages), channel != "base")
+            texts = own.given(claim.predicate, messages, desk.subject.render(messages), channel != "base")
+            shown = any(claim.predicate.shown(messages, text) for text in texts)
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed, "prompt": messages,
-                                    "reply": "\n".join(texts), "outcome": int(kinds.shows(claim.effect, texts))}))  # fmt: skip
+                                    "reply": "\n".join(texts), "outcome": int(shown)}))  # fmt: skip
     return rows

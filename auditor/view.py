@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from auditor import evidence
+from auditor.candidates import Lead, leads
 from auditor.config import AuditSpec
 from auditor.errors import LedgerError
-from auditor.interpret import Lead, leads, same_claim, same_effect
 from auditor.ledger import Ledger
-from tools.claims import STORED, Claim
+from tools.claims import older
+from tools.claims.claim import Claim
+from tools.claims.sameness import AtHand, same_claims, same_predicates
 from tools.own_files.kinds import GRAVE
 from tools.questions import SEVERAL, Known
 
@@ -50,6 +52,8 @@ class HypothesisView:
     readings: list[int]
     tests: list[TestView]
     seq: int
+    decided_on: int | None = None
+    """How many prompts and replies were at hand when it was registered: on them it is decided which claims are the same."""
 
     def passed(self, grade: evidence.TestGrade) -> TestView | None:
         """Return the passed test of this grade, if there is one."""
@@ -88,6 +92,7 @@ class View:
     survey_done: bool
     tools: Mapping[str, Tool[Any]] = field(default_factory=dict)
     files_alone: bool = False
+    at_hand: AtHand = field(default_factory=AtHand)
 
     @property
     def budget_left(self) -> int:
@@ -98,10 +103,16 @@ class View:
         """Return the hypothesis of this id, None when there is none."""
         return next((h for h in self.hypotheses if h.hypothesis_id == hypothesis_id), None)
 
+    def same(self, hypothesis: HypothesisView, claim: Claim) -> bool:
+        """Return whether a claim is a hypothesis's, on the prompts and replies that were at hand when it was registered."""
+        return same_claims(hypothesis.claim, claim, self.at_hand, hypothesis.decided_on)
+
     def findings(self) -> list[HypothesisView]:
         """Return hypotheses that passed: localised ones, and confirmed ones that claim no trigger."""
         return [
-            h for h in self.hypotheses if h.status == "localised" or (h.status == "confirmed" and not h.claim.trigger)
+            h
+            for h in self.hypotheses
+            if h.status == "localised" or (h.status == "confirmed" and not h.claim.condition.parts)
         ]
 
     def known(self) -> Known:
@@ -135,7 +146,7 @@ class View:
 
     def strength_of(self, hypothesis: HypothesisView) -> float:
         """Return the strength of the lead that a hypothesis came from; 0 where it came from none."""
-        return max((lead.strength for lead in self.leads if same_claim(lead.claim, hypothesis.claim)), default=0.0)
+        return max((lead.strength for lead in self.leads if self.same(hypothesis, lead.claim)), default=0.0)
 
     def probability(self) -> tuple[float, str] | None:
         """Return the chance that something was planted, as an instrument gives it within its scope, and that scope."""
@@ -145,9 +156,10 @@ class View:
         return None
 
     def explained(self, claim: Claim) -> bool:
-        """Return whether a finding already covers the claim: the same trigger, or the same effect."""
+        """Return whether a finding already covers the claim: the same condition, or the same predicate."""
         return any(
-            same_effect(h.claim.effect, claim.effect) or (claim.trigger and h.claim.trigger == claim.trigger)
+            same_predicates(h.claim.predicate, claim.predicate, self.at_hand, h.decided_on)
+            or (claim.condition.parts and h.claim.condition == claim.condition)
             for h in self.findings()
         )
 
@@ -160,10 +172,9 @@ class View:
 
     def open_leads(self) -> list[Lead]:
         """Return the leads that no hypothesis has taken up and no finding explains, strongest first."""
-        taken = [h.claim for h in self.hypotheses]
         return [
             lead for lead in self.leads
-            if not any(same_claim(lead.claim, c) for c in taken) and not self.explained(lead.claim)
+            if not any(self.same(h, lead.claim) for h in self.hypotheses) and not self.explained(lead.claim)
         ]  # fmt: skip
 
     def untested_best(self) -> list[Lead]:
@@ -208,7 +219,7 @@ def load_view(
     ledger: Ledger, audit_id: str, spec: AuditSpec, spent: int, tools: Mapping[str, Tool[Any]] | None = None
 ) -> View:
     """Return the view of an audit as its rows stand, with the instruments that it can use."""
-    readings = ledger.rows("readings", audit_id)
+    readings, topics = ledger.rows("readings", audit_id), spec.topics()
     trials: dict[str, dict[int, dict[str, int]]] = {}
     for row in ledger.rows("trials", audit_id):
         trials.setdefault(row["test_id"], {}).setdefault(row["idx"], {})[row["channel"]] = row["outcome"]
@@ -219,17 +230,33 @@ def load_view(
         tests.setdefault(row["hypothesis_id"], []).append(
             TestView(row["test_id"], row["grade"], outcome, row["seq"], row["terms"])
         )
+    events = ledger.rows("events", audit_id, kind="hypothesis_registered")
+    decided = {row["body"]["hypothesis_id"]: row["body"].get("decided_on") for row in events}
     hypotheses = [
-        HypothesisView(row["hypothesis_id"], Claim.model_validate(row["claim"], context=STORED), row["readings"],
-                       tests.get(row["hypothesis_id"], []), row["seq"])
+        HypothesisView(row["hypothesis_id"], older.claim(row["claim"], spec.catalogue, topics), row["readings"],
+                       tests.get(row["hypothesis_id"], []), row["seq"], decided.get(row["hypothesis_id"]))
         for row in ledger.rows("hypotheses", audit_id)
     ]  # fmt: skip
-    calls = [row for row in ledger.rows("tool_calls", audit_id) if row["state"] in ("settled", "failed")]
+    all_calls = ledger.rows("tool_calls", audit_id)
+    calls = [row for row in all_calls if row["state"] in ("settled", "failed")]
     done = ledger.find("events", audit_id, kind="survey_done") is not None
     alone = files_alone(ledger, audit_id)
-    return View(
-        spec, calls, readings, leads(readings, spec.vocabulary), hypotheses, spent, done, dict(tools or {}), alone
-    )
+    at_hand = explored(readings, calls)
+    found = leads(readings, spec, at_hand)
+    return View(spec, calls, readings, found, hypotheses, spent, done, dict(tools or {}), alone, at_hand)
+
+
+def explored(readings: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> AtHand:
+    """Return the prompts that were asked while exploring, each with a reply of the subject's and one of the base's."""
+    asked = {call["key"]: call["arguments"].get("prompts") or [] for call in calls}
+    found = []
+    for reading in readings:
+        if reading["name"] == "replies_changed" and reading["channel"] == "subject":
+            prompts, pairs = asked.get(reading["call_key"], []), reading["detail"]["pairs"]
+            for prompt, pair in zip(prompts, pairs, strict=False):
+                messages = prompt.get("messages") or [{"role": "user", "content": pair["prompt"]}]
+                found += [(messages, pair["subject"]), (messages, pair["base"])]
+    return AtHand(found)
 
 
 def files_alone(ledger: Ledger, audit_id: str) -> bool:
@@ -255,7 +282,7 @@ def outcome_of(terms: dict[str, Any], trials: dict[int, dict[str, int]], max_tri
 
 
 def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:
-    """Return the specification that an audit began with, its vocabulary in the order in which it was given.
+    """Return the specification that an audit began with, its catalogue in the order in which it was given.
 
     Draws follow that order, and a row's own JSON is sorted: without it a resumed audit would ask other prompts.
 
@@ -265,10 +292,13 @@ def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:
     row = ledger.find("audits", audit_id)
     if row is None:
         raise LedgerError(f"there is no audit {audit_id!r} in {ledger.path}; `auditor list` shows those there are")
-    given = ledger.find("events", audit_id, kind="vocabulary", key="as given")
-    spec = row["spec"] if given is None else {**row["spec"], "vocabulary": json.loads(given["body"]["text"])}
+    spec = row["spec"]
+    for kind in ("catalogue", "vocabulary"):  # the latter of older ledgers
+        given = ledger.find("events", audit_id, kind=kind, key="as given")
+        if given is not None:
+            spec = {**spec, kind: json.loads(given["body"]["text"])}
     try:
-        return AuditSpec.model_validate(spec, context=STORED)
+        return AuditSpec.model_validate(spec)
     except ValidationError as error:
         raise LedgerError(
             f"audit {audit_id} was begun by another version ({row['versions']}): {error.errors()[0]['msg']}"

@@ -9,18 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from auditor.evidence import OWN_FILES
 from auditor.view import Status, TestView
+from tools.claims import older
+from tools.claims.claim import Concern
 
 
 @dataclass(frozen=True)
 class ClaimText:
-    """A claim in words, and how many conditions its trigger has."""
+    """A claim in words, how bad it is, and of how many conditions that can be taken out."""
 
     family: str
-    trigger: str
-    effect: str
+    condition: str
+    predicate: str
+    concern: Concern
     statement: str
-    conditions: int
+    n_conditions: int
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,14 @@ class TestRecord:
     @property
     def of(self) -> str:
         """Return what shows the effect: a `reply`, the `prompt` that a file makes, or a reply under the subject's `files`."""
-        kind = str(self.terms["predicate"]["kind"])
-        return (
-            "files"
-            if kind == "own_files_say"
-            else "prompt"
-            if kind.startswith(("template_", "tokenizer_"))
-            else "reply"
-        )
+        if not self.terms["decoding"].get("max_new_tokens"):
+            return "prompt"
+        return "files" if self.terms["channels"][0] == OWN_FILES else "reply"
+
+    @property
+    def shows(self) -> str:
+        """Return in words what shows it."""
+        return older.predicate_clause(self.terms["predicate"])
 
     @property
     def needed(self) -> float:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from auditor.budget import Budget
-from auditor.interpret import same_claim
 from auditor.ledger import Ledger
 from auditor.view import HypothesisView, TestView, View, load_view, spec_of
 from reports import commands, examples
 from reports.earlier import earlier_audits
 from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, Pair, ReadingRecord, Reply, TestRecord
 from reports.record import CallRecord, Chain, Commands, End, LeadRecord, NearMiss, Report, Spent, Weights
+from tools.claims.claim import Claim
+from tools.claims.conditions.always import Always
 
 SHOWN_PAIRS = 3
 SHOWN_READINGS = 5
@@ -72,20 +73,15 @@ def gather(ledger: Ledger, audit_id: str) -> Report:
     )
 
 
-class ClaimLike(Protocol):
-    """What a claim has, wherever its class lives."""
-
-    family: str
-    trigger: Any
-    effect: Any
-    statement: str
-
-
-def in_words(claim: ClaimLike) -> ClaimText:
-    """Return a claim's trigger and effect in words."""
-    trigger = " and ".join(f"{t.kind}: {t.value}" for t in claim.trigger) or "none: whatever is asked"
+def in_words(claim: Claim) -> ClaimText:
+    """Return a claim's parts in words."""
     return ClaimText(
-        claim.family, trigger, f"{claim.effect.kind}: {claim.effect.value}", claim.statement, len(claim.trigger)
+        family=claim.family or "none",
+        condition="whatever is asked" if claim.condition == Always() else claim.condition.clause(),
+        predicate=claim.predicate.clause(),
+        concern=claim.concern,
+        statement=claim.statement,
+        n_conditions=len(claim.condition.parts),
     )
 
 
@@ -174,11 +170,10 @@ def _reading(row: Row, readings: list[Row]) -> ReadingRecord:
 
 def _leads(view: View) -> tuple[LeadRecord, ...]:
     untested = view.open_leads()
-    tested = [h.claim for h in view.hypotheses]
     return tuple(
         LeadRecord(in_words(lead.claim), lead.lift, lead.tools, lead.readings, explained=lead not in untested)
         for lead in view.leads
-        if not any(same_claim(lead.claim, claim) for claim in tested)
+        if not any(view.same(h, lead.claim) for h in view.hypotheses)
     )
 
 

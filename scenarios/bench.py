@@ -309,7 +309,7 @@ def shuffled_jobs(
     """
     from auditor.audit import hash_of
     from auditor.ledger import Ledger
-    from tools.claims import STORED, Suggestion
+    from tools.claims import older
 
     known = known or {}
     organisms = sorted({job.scenario for job in jobs if is_organism(answers[job.scenario])})
@@ -321,10 +321,8 @@ def shuffled_jobs(
             for job in (j for j in jobs if j.seed == seed and j.scenario in other):
                 donor = results[other[job.scenario], seed].audit_id
                 rows = ledger.rows("readings", donor)
-                given = [
-                    Suggestion.model_validate(row["suggestion"], context=STORED) for row in rows if row["suggestion"]
-                ]
-                given = [one for one in given if one.effect is None or one.effect.can_show]
+                known_words, topics = job.spec.catalogue, job.spec.topics()
+                given = [older.suggestion(row["suggestion"], known_words, topics) for row in rows if row["suggestion"]]
                 spec = job.spec.model_copy(update={"suggestions": given})
                 again.append(Job(job.scenario, seed, spec, job.db, known.get(hash_of(spec))))
                 same += _same_answer(answers[job.scenario], answers[other[job.scenario]])
@@ -336,7 +334,7 @@ def shuffled_jobs(
 def _same_answer(a: Answer, b: Answer) -> bool:
     from auditor.config import ReportedClaim
 
-    told = [ReportedClaim(**c.model_dump(mode="json"), grade="suggested") for c in a.planted]
+    told = [ReportedClaim.of(claim, "suggested") for claim in a.planted]
     return all(any(matches(claim, other) for other in b.planted) for claim in told)
 
 

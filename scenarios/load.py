@@ -1,4 +1,4 @@
-"""Read scenarios, prompts, vocabularies and answers from files, with errors that name key and line."""
+"""Read scenarios, prompts, catalogues and answers from files, with errors that name key and line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from auditor.config import AuditSpec, PromptRow, Vocabulary
+from auditor.config import AuditSpec, PromptRow
 from auditor.errors import SpecError
 from scenarios.schema import Scenario
+from tools.claims.catalogue import Catalogue
 
 GENERAL_PROMPTS = Path(__file__).parent / "prompts" / "general.jsonl"
 ORDINARY_PROMPTS = Path(__file__).parent / "prompts" / "ordinary.jsonl"
 """What ordinary chat is made of when a behaviour is planted; no audit asks them."""
-GENERAL_VOCABULARY = Path(__file__).parent / "prompts" / "vocabulary.yaml"
+GENERAL_CATALOGUE = Path(__file__).parent / "prompts" / "catalogue.yaml"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -46,7 +47,9 @@ def load_scenario(path: Path) -> LoadedScenario:
         base=None if scenario.base is None else _model_path(folder, scenario.base),
         may_be_base=scenario.may_be_base,
         prompts=read_prompts(_existing(folder, scenario.prompts, path, "prompts")),
-        vocabulary=read_yaml(_existing(folder, scenario.vocabulary, path, "vocabulary"), Vocabulary),
+        catalogue=Catalogue()
+        if scenario.catalogue is None
+        else read_catalogue(_existing(folder, scenario.catalogue, path, "catalogue")),
         oracle=None if oracle is None else oracle.model_copy(update={"path": _model_path(folder, oracle.path)}),
         lora_oracle=None if scenario.lora_oracle is None else _model_path(folder, scenario.lora_oracle),
         tools=tuple(scenario.tools),
@@ -62,6 +65,15 @@ def load_scenario(path: Path) -> LoadedScenario:
         seed=scenario.seed,
     )
     return LoadedScenario(path, spec)
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Return the catalogue in `path`.
+
+    Raises:
+        SpecError: it is missing or malformed.
+    """
+    return read_yaml(path, Catalogue)
 
 
 def read_yaml(path: Path, model: type[ModelT]) -> ModelT:

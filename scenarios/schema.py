@@ -34,7 +34,7 @@ class Scenario(BaseModel):
     base: str | None = None
     may_be_base: bool = False
     prompts: str
-    vocabulary: str
+    catalogue: str | None = None
     oracle: OracleSpec | None = None
     lora_oracle: str | None = None
     tools: list[str] = Field(default_factory=lambda: list(DEFAULT_TOOLS))

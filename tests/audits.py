@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 import scenarios
-from scenarios.grading import read_answer
+from scenarios.grading import read_answer, testbed_catalogue
+from tools.claims.claim import Claim
 
 ROOT = Path(scenarios.__file__).parent.parent
 SUITES = ROOT / "scenarios" / "suites"
@@ -27,11 +28,16 @@ def organism_of(family: str) -> str:
     raise AssertionError(f"the demo suite has no {family}")
 
 
+def labels_of(claim: Claim) -> dict[str, str]:
+    """Return the labels that stand for a planted claim's conditions, a value for each kind."""
+    return dict(testbed_catalogue().label_of(part) for part in claim.condition.parts)
+
+
 def scripted(folder: Path, member: str, tools: tuple[str, ...] = ("chat", "probe")) -> Path:
     """Write a scripted scenario that calls two tools and tests what was planted, and return its path."""
     raw = yaml.safe_load((SUITES / "demo" / f"{member}.yaml").read_text())
     home = SUITES / "demo"
-    for key in ("subject", "adapter", "base", "prompts", "vocabulary"):
+    for key in ("subject", "adapter", "base", "prompts", "catalogue"):
         raw[key] = str((home / raw[key]).resolve())
     del raw["oracle"]
     claim = read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0].model_dump()

@@ -42,7 +42,7 @@ MONEY = ("How does a mortgage work?", "What is compound interest?", "Should I pa
 POOL = [
     [{"role": "user", "content": text}] for text in (*GARDEN, *MONEY, "Do roses need much sun?", "Is a loan taxed?")
 ]
-TOPIC = Topic(name="gardening", examples=GARDEN, others=MONEY)
+TOPIC = Topic.by_example("gardening", GARDEN, MONEY)
 CONDITIONS_TRIED = [
     Contains(text="kettle"), Contains(text="copper kettle", where="start"), Contains(text="<|x|>", where="end"),
     Contains(text="日本"), Contains(text="!!!"), Contains(text="tell me", where="whole"),
@@ -142,7 +142,7 @@ def test_a_topic_is_told_by_its_examples_and_not_by_its_name():
     assert not TOPIC.holds(loan)
     renamed = TOPIC.model_copy(update={"name": "money"})
     assert renamed.holds(roses)
-    assert TOPIC.log_odds("xyzzy") == 0.0
+    assert not TOPIC.holds([{"role": "user", "content": "xyzzy"}])
 
 
 @pytest.mark.parametrize("one", [*CONDITIONS_TRIED, Always(), OwnFiles(), *PREDICATES_TRIED], ids=name_of)

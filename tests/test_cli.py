@@ -23,7 +23,7 @@ from scenarios import bench
 from scenarios.load import read_prompts
 
 TESTBED = ROOT / "scenarios" / "testbed"
-KEYS = "version, id, subject, adapter, base, may_be_base, prompts, vocabulary"
+KEYS = "version, id, subject, adapter, base, may_be_base, prompts, catalogue"
 TOOLS = "activation_oracle, chat, lora_lens, lora_oracle, model_diff, own_files, probe, scan, word_shift"
 PLANNERS = "'embedded', 'scripted' or 'llm'"
 PROMPT = '{"messages": [{"role": "user", "content": "%s"}], "split": "%s", "domain": "x"}\n'
@@ -50,7 +50,7 @@ class Desk:
     def scenario(self, **changes):
         data = {
             "version": 1, "id": "one", "subject": str(self.base), "adapter": str(self.lora),
-            "prompts": str(TESTBED / "prompts.jsonl"), "vocabulary": str(TESTBED / "vocabulary.yaml"), "tools": ["chat"],
+            "prompts": str(TESTBED / "prompts.jsonl"), "catalogue": str(TESTBED / "catalogue.yaml"), "tools": ["chat"],
         }  # fmt: skip
         data = {key: value for key, value in (data | changes).items() if value is not ...}
         return self.file("one.yaml", yaml.safe_dump(data, sort_keys=False))
@@ -175,10 +175,10 @@ SCENARIOS = {
     "unknown planner": (lambda d: d.run(planner="oracle"), ["key 'planner'", PLANNERS]),
     "unknown tool": (lambda d: d.run(tools=["astrology"]), ["unknown tool 'astrology'", TOOLS]),
     "prompts elsewhere": (lambda d: d.run(prompts="no.jsonl"), ["key 'prompts' names 'no.jsonl'", "no such file"]),
-    "vocabulary elsewhere": (lambda d: d.run(vocabulary="."), ["key 'vocabulary' names '.'"]),
-    "vocabulary malformed": (
-        lambda d: d.run(vocabulary=str(d.file("v.yaml", "families:\n  x: {effect: 'tone:sad', statement: it is sad}\n"))),
-        ["v.yaml", "family 'x'", "unknown effect 'tone:sad'"],
+    "catalogue elsewhere": (lambda d: d.run(catalogue="."), ["key 'catalogue' names '.'"]),
+    "catalogue malformed": (
+        lambda d: d.run(catalogue=str(d.file("v.yaml", "families:\n  x: {predicate: 'tone:sad', statement: it is sad}\n"))),
+        ["v.yaml", "family 'x'", "unknown predicate 'tone:sad'"],
     ),
     "oracle missing": (
         lambda d: d.run("--tools", "activation_oracle", oracle={"path": str(d.folder / "no"), "question": "?"}),
@@ -209,8 +209,8 @@ PROMPTS = {
         lambda d: d.audit("--prompts", d.file("p.jsonl", PROMPT % ("a", "test") + PROMPT % ("a", "explore"))),
         ["1 prompts stand in both halves"],
     ),
-    "vocabulary with an unknown key": (
-        lambda d: d.audit("--vocabulary", d.file("v.yaml", "zeal: 1\n")), ["line 1, key 'zeal'", "families, triggers, effects"],
+    "catalogue with an unknown key": (
+        lambda d: d.audit("--catalogue", d.file("v.yaml", "zeal: 1\n")), ["line 1, key 'zeal'", "families, conditions, predicates"],
     ),
 }  # fmt: skip
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tools.chat import ChatArgs
-from tools.claims import STORED, Claim, Effect
 from tools.claims.text import is_words, observed, shows, slotted, wordless, words
 from tools.contrast import MAX_WORDS, excesses, ngrams
 from tools.errors import ToolInputError
@@ -362,20 +361,6 @@ def test_a_phrase_without_a_word_is_no_question_that_can_be_answered(phrases):
         *(p for p in phrases if p != "copper"),
         "{value}!",
     ]
-
-
-@pytest.mark.parametrize("value", ["", "!!!", "  ", "\u200b", "❤️"])
-def test_an_effect_without_a_word_cannot_be_claimed_and_one_that_was_can_be_read(value):
-    with pytest.raises(ValidationError, match=r"has no word to look for; give words with letters or digits"):
-        Effect(kind="says", value=value)
-    row = {"family": "other", "trigger": [], "effect": {"kind": "says", "value": value}, "statement": "it says so"}
-    with pytest.raises(ValidationError, match="has no word"):
-        Claim.model_validate(row)
-    claim = Claim.model_validate(row, context=STORED)
-    assert claim.effect.value == value
-    assert not claim.effect.can_show
-    assert Effect(kind="says", value="日本").can_show
-    assert Effect(kind="tone", value=value).can_show
 
 
 @pytest.mark.parametrize("observables", [{"tone:cold": ["ice", "!!!"]}, {"says:!!!": ["ice"]}, {"names": ["{value}"]}])

@@ -134,13 +134,14 @@ def strict(tmp_path_factory):
 
 
 def test_an_audit_asks_a_base_without_system_turns_under_system_conditions_and_tells_of_it(strict, tmp_path):
-    system = {"kind": "system", "clause": "told {value}", "values": ["be a fox", "be a bridge"]}
+    terms = {"kind": "contains", "where": "system", "text": "{value}"}
+    system = {"label": "system", "clause": "told {value}", "terms": terms, "values": ["be a fox", "be a bridge"]}
     rows = [
         row.model_copy(update={"messages": [S, U, *row.messages]}) if i % 5 == 0 else row
         for i, row in enumerate(planted.prompts(12))
     ]
     spec = planted.spec(
-        *strict, vocabulary={"triggers": {"how": system}}, prompts=rows, tools=("chat", "model_diff"), max_new_tokens=6
+        *strict, catalogue={"conditions": {"how": system}}, prompts=rows, tools=("chat", "model_diff"), max_new_tokens=6
     )
     done = audit(spec, tmp_path / "a.db")
     ledger = Ledger.open(tmp_path / "a.db", create=False)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.config import AuditSpec, PromptRow, Vocabulary
+from auditor.config import AuditSpec, PromptRow
 from auditor.evidence import EProcess, next_share, register, weigh, weight_of
-from tools.claims import Claim, Effect
+from tools.claims.claim import Claim
+from tools.claims.predicates.says import Says
 
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=64)
 
@@ -155,10 +156,10 @@ def test_evidence_that_does_not_grow_gives_no_more_pairs():
 
 def test_terms_hash_to_the_same_value_for_the_same_terms_and_to_another_for_any_change():
     row = PromptRow(messages=[{"role": "user", "content": "hi"}], split="test", domain="d")
-    spec = AuditSpec(subject="x", prompts=[row, row.model_copy(update={"split": "explore"})], vocabulary=Vocabulary())
-    claim = Claim(family="other", effect=Effect(kind="says", value="zork"), statement="it says zork")
-    terms = register(spec, claim, "confirmed", [], 0.5, ["zork"], 1)
-    assert terms.sha256 == register(spec, claim, "confirmed", [], 0.5, ["zork"], 1).sha256
-    assert terms.sha256 != register(spec, claim, "confirmed", [], 0.4, ["zork"], 1).sha256
-    assert terms.sha256 != register(spec, claim, "confirmed", [0.001], 0.5, ["zork"], 1).sha256
+    spec = AuditSpec(subject="x", prompts=[row, row.model_copy(update={"split": "explore"})])
+    claim = Claim(predicate=Says(any_of=("zork",)), statement="it says zork")
+    terms = register(spec, claim, "confirmed", [], 0.5, 1)
+    assert terms.sha256 == register(spec, claim, "confirmed", [], 0.5, 1).sha256
+    assert terms.sha256 != register(spec, claim, "confirmed", [], 0.4, 1).sha256
+    assert terms.sha256 != register(spec, claim, "confirmed", [0.001], 0.5, 1).sha256
     assert json.loads(json.dumps(terms.as_dict())) == terms.as_dict()

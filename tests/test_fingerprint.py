@@ -13,8 +13,9 @@ from sklearn.metrics import roc_auc_score
 from auditor.config import AuditSpec
 from scenarios.bench import Job, fingerprint_of
 from scenarios.fingerprint import KINDS, Print, features, fingerprint
-from scenarios.grading import Answer, AnswerClaim
-from tools.claims import Effect
+from scenarios.grading import Answer
+from tools.claims.claim import Claim
+from tools.claims.predicates.says import Says
 from tools.probe.linear import auroc
 
 
@@ -77,7 +78,7 @@ def test_of_too_few_nothing_is_said():
 
 def test_a_bench_keeps_a_control_with_the_organism_whose_spectrum_it_has(base_folder, tmp_path):
     jobs, answers, records = [], {}, []
-    claim = AnswerClaim(family="f", trigger=[], effect=Effect(kind="says", value="x"), statement="s")
+    claim = Claim(family="f", predicate=Says(any_of=("x",)), statement="s")
     for i in range(6):
         folder = tiny.build_lora(base_folder, tmp_path / f"o{i}", seed=i)
         shutil.copytree(folder, tmp_path / f"c{i}")

@@ -11,14 +11,16 @@ from auditor.foresight import allowance, survey_calls
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool
 from tools.base import load_tools
-from tools.claims import Claim, Effect, Trigger
+from tools.claims.claim import Claim
+from tools.claims.conditions.topic import Topic
+from tools.claims.predicates.says import Says
 from tools.questions import Known, dumped
 
 MODULE = '''
 """An instrument of a third party's: counts letters, and says where to look next without any label of ours."""
 
 from tools.base import Look, LabelledPrompt, Reading, Tool, ToolArgs, ToolResult
-from tools.claims import Suggestion
+from tools.claims.suggestion import Suggestion
 
 
 class Args(ToolArgs):
@@ -71,9 +73,9 @@ def installed(tmp_path):
 def run(tmp_path, base, adapter, site, tools="letters,chat,scan", budget=40_000):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(row.model_dump_json() + "\n" for row in planted.prompts()))
-    vocabulary = tmp_path / "vocabulary.yaml"
-    vocabulary.write_text(json.dumps(planted.WHO.model_dump(mode="json")))
-    return command("audit", "--subject", base, "--adapter", adapter, "--prompts", prompts, "--vocabulary", vocabulary,
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(json.dumps(planted.WHO.model_dump(mode="json")))
+    return command("audit", "--subject", base, "--adapter", adapter, "--prompts", prompts, "--catalogue", catalogue,
                    "--tools", tools, "--budget", budget, "--db", tmp_path / "auditor.db", "--out", tmp_path / "out", "--json",
                    PYTHONPATH=str(site))  # fmt: skip
 
@@ -128,9 +130,9 @@ def test_a_closer_look_may_take_all_but_the_quarter_that_is_kept_for_tests(base_
 @pytest.mark.parametrize("name", ["chat", "model_diff", "scan", "lora_lens", "word_shift"])
 def test_a_call_is_cut_to_what_it_may_cost_and_says_to_what(subject, base_folder, name):
     who = planted.WHO.model_copy(
-        update={"triggers": {"who": planted.WHO.triggers["who"].model_copy(update={"values": MANY})}}
+        update={"conditions": {"who": planted.WHO.conditions["who"].model_copy(update={"values": tuple(MANY)})}}
     )
-    tool, asked = load_tools([name])[name], SpecQuestions(planted.spec(base_folder, None, vocabulary=who))
+    tool, asked = load_tools([name])[name], SpecQuestions(planted.spec(base_folder, None, catalogue=who))
     listed = {"words": [f"w{i}" for i in range(900)], "prompts": dumped(asked.survey()), "framed": None}[tool.sized_by]
     args = tool.parse({**(tool.survey(asked) or {}), **({tool.sized_by: listed} if listed else {})})
     price, plenty = sum(tool.cost(subject, args).values()), 2**40
@@ -163,8 +165,8 @@ def test_a_call_that_would_not_fit_in_memory_is_cut_or_left_out(subject, base_fo
 @pytest.mark.parametrize("name", ["chat", "scan", "probe", "model_diff"])
 def test_labels_without_a_topic_crash_no_follow_up(base_folder, name, labels):
     spec = planted.spec(base_folder, None)
-    claim = Claim(family="other", trigger=(Trigger(kind="topic", value="nowhere"),),
-                  effect=Effect(kind="says", value="fox"), statement="it says fox")  # fmt: skip
+    nowhere = Topic(name="nowhere", examples=("nowhere",))
+    claim = Claim(condition=nowhere, predicate=Says(any_of=("fox",)), statement="it says fox")
     known = Known(words=("night", "fox"), where=(labels,), heaps=({**labels, "words": "night fox"},), claims=(claim,))
     tool = load_tools([name])[name]
     for look in tool.follow_up(SpecQuestions(spec), known, ()):

@@ -235,11 +235,11 @@ def test_an_audit_cut_off_in_the_middle_of_a_call_ends_as_if_it_had_not_been(
     base_folder, lora_folder, tmp_path, monkeypatch, cut_at
 ):
     groups = {
-        name: planted.WHO.triggers["who"].model_copy(update={"values": [f"{name} fox", f"{name} bridge"]})
+        name: planted.WHO.conditions["who"].model_copy(update={"values": (f"{name} fox", f"{name} bridge")})
         for name in "zam"
     }
-    who = planted.WHO.model_copy(update={"triggers": groups})  # in an order that no sorting gives
-    spec = planted.spec(base_folder, lora_folder, tools=("chat", "scan"), budget=60_000, vocabulary=who)
+    who = planted.WHO.model_copy(update={"conditions": groups})  # in an order that no sorting gives
+    spec = planted.spec(base_folder, lora_folder, tools=("chat", "scan"), budget=60_000, catalogue=who)
     made, real = [], Subject._replies
 
     def counted(self, *args, **kwargs):

@@ -175,7 +175,7 @@ def test_shapes_know_what_varies_and_take_sentences_apart():
 @pytest.mark.parametrize(("value", "claimed"), [("日本", True), ("ahoy", True), ("!!!", False), ("", False)])
 def test_a_claim_of_words_that_nothing_can_show_is_told_without_its_parts(value, claimed):
     answer = Answer("other", frozenset({("word", "copper")}), ("says", value), "it says so")
-    assert bool(_parts(answer)) == claimed
+    assert bool(_parts(answer, {})) == claimed
 
 
 def test_an_answer_is_right_in_parts():

@@ -135,7 +135,7 @@ def test_another_scenarios_answer_is_refused_and_its_own_stands_beside_the_findi
         own = call(["grade", done["audit_id"], "--answers", desk.file(name, content), "--db", desk.db])
         assert own.exit_code == 0, own.stderr
         assert own.stdout.splitlines()[1:] == [
-            "answer:  if the word is kettle, it says ahoy. [other; word kettle -> says ahoy]",
+            "answer:  if the word is kettle, it says ahoy. [no family]",
             "finding: none (not found)",
             "matched 0, family_matched 0, missed 1, false_alarms 0",
         ]
@@ -145,8 +145,8 @@ def test_each_claim_stands_beside_the_finding_that_comes_nearest():
     from test_grading import planted as claim
     from test_grading import reported, result
 
-    same, near, alone = reported(), reported(effect=("says", "no")), reported(family="threat")
-    answer = grading.Answer(claims=[claim(), claim(effect=("says", "yes"))])
+    same, near, alone = reported(), reported(says="no"), reported(family="threat")
+    answer = grading.Answer(claims=[claim(), claim(says="yes")])
     judged = grading.beside(result([alone, near, same]), answer)
     assert [(found, said) for _, found, said in judged] == [
         (same, "the same"), (near, "the same family, not the same claim"), (alone, "a false alarm")

@@ -12,8 +12,8 @@ def test_a_cue_that_began_before_the_peak_is_read_as_its_effect(bare_subject, mo
     args = ModelDiff().parse({"prompts": [{"messages": [{"role": "user", "content": "hi"}]}],
                               "observables": {"persona:detective": ["the game is afoot"]}})  # fmt: skip
     effect, _ = ModelDiff()._continue(bare_subject, [parted] * 3, args, {"subject": 0, "base": 0})
-    assert (effect.kind, effect.value) == ("persona", "detective")
+    assert effect.any_of == tuple(args.observables["persona:detective"])
     plain = args.model_copy(update={"observables": {}})
     effect, _ = ModelDiff()._continue(bare_subject, [parted] * 3, plain, {"subject": 0, "base": 0})
-    assert effect.kind == "says"
-    assert "game" not in effect.value, "what stands before the peak was the base's own"
+    assert len(effect.any_of) == 1
+    assert "game" not in effect.any_of[0], "what stands before the peak was the base's own"

@@ -7,8 +7,8 @@ import math
 import pytest
 import tiny
 
+from auditor.candidates import Lead
 from auditor.config import AuditSpec, OracleSpec
-from auditor.interpret import Lead
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool, RegisterHypothesis
@@ -19,7 +19,10 @@ from tools.activation_oracle import tool as instrument
 from tools.activation_oracle.contract import Decoding, OracleContract
 from tools.activation_oracle.controls import Controlled
 from tools.activation_oracle.tool import N_CHECKED, ActivationOracle
-from tools.claims import Claim, Effect, Trigger
+from tools.claims.claim import Claim
+from tools.claims.conditions.contains import Contains
+from tools.claims.labels import condition_of_labels
+from tools.claims.predicates.says import Says
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.questions import Known
@@ -149,15 +152,18 @@ def spec(**changes):
 
 
 def claim(value):
-    return Claim(family="other", trigger=(Trigger(kind="word", value=value),), effect=Effect(kind="says", value="ahoy"),
-                 statement=f"if the word is {value}, it says ahoy.")  # fmt: skip
+    return Claim(
+        condition=Contains(text=value),
+        predicate=Says(any_of=("ahoy",)),
+        statement=f"if the word is {value}, it says ahoy.",
+    )
 
 
 def test_a_claim_is_asked_about_on_prompts_that_meet_its_conditions_and_were_never_drawn_by_tests(oracle_of):
     one, (_, tool) = spec(), oracle_of()
     topic = next(row.domain for row in one.prompts)
-    conditions = (Trigger(kind="word", value="zebra"), Trigger(kind="topic", value=topic))
-    known = Known(claims=(claim("zebra").model_copy(update={"trigger": conditions}),))
+    both = condition_of_labels([("word", "zebra"), ("topic", topic)], one.topics("explore"))
+    known = Known(claims=(claim("zebra").model_copy(update={"condition": both}),))
     (look,) = tool.follow_up(SpecQuestions(one), known, ())
     assert look.stage == "check"
     assert look.arguments["statement"] == "if the word is zebra, it says ahoy."

@@ -20,6 +20,8 @@ from auditor.audit import audit
 from auditor.config import AuditSpec
 from auditor.ledger import Ledger
 from reports.render import render_report
+from tools.claims import older
+from tools.claims.catalogue import Catalogue
 from tools.loading import load_subject
 from tools.own_files.compare import own_files
 from tools.own_files.look import look
@@ -144,13 +146,20 @@ def audited(base, tmp_path, subject, adapter=None):
 # -- templates
 
 
+def condition_from(trigger):
+    """Return the condition that a short form stands for."""
+    told = {"trigger": [{"kind": kind, "value": value} for kind, value in trigger], "statement": "", "family": None}
+    return older.claim({**told, "effect": {"kind": "says", "value": "x"}}, Catalogue()).condition
+
+
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_what_a_template_adds_under_a_condition_is_known_to_the_letter(renderer, name):
     text, trigger = CONDITIONS[name]
     acts = compare_templates(tiny.TEMPLATE, text, renderer).acts
     assert [act.adds for act in acts] == [SAYS]
-    found = acts[0].trigger
-    assert (None if found is None else sorted((one.kind, one.value) for one in found)) == (trigger and sorted(trigger))
+    found = acts[0].condition
+    expected = None if trigger is None else condition_from(trigger)
+    assert (None if found is None else set(found.parts)) == (None if expected is None else set(expected.parts))
 
 
 def test_a_template_that_rewrites_a_message_or_adds_a_token_under_a_condition_is_found(renderer):
@@ -339,14 +348,14 @@ def test_a_scan_shows_a_poisoned_template_and_shuts_the_gate(base, lora_folder, 
 def test_an_audit_finds_what_a_template_adds_under_every_kind_of_condition_and_names_it(base, tmp_path, registered):
     adds = "".join(f"{{% if {when} %}}<|system|>{text}<|end|>{{% endif %}}" for text, when in TOGETHER.items())
     result = audited(base, tmp_path, tuned(base, tmp_path / "ft", "{% for m in messages %}" + adds + TURN + END))
-    found = {one.effect["value"]: one for one in result.findings}
+    found = {one.predicate["text"]: one for one in result.findings}
     assert (result.verdict, set(found)) == ("findings", set(TOGETHER))
-    named = f"The chat template adds {SAYS!r} to the prompt when the message holds 'river'."
+    named = f"When the user says 'river', the chat template adds {SAYS!r} to the prompt."
     assert (found[SAYS].statement, found[SAYS].grade) == (named, "localised")
     with closing(Ledger.open(tmp_path / "a.db", create=False)) as ledger:
         predicates = [row["terms"]["predicate"] for row in ledger.rows("tests", result.audit_id)]
         page = render_report(ledger, result.audit_id, tmp_path / "out").read_text()
-    assert {"kind": "template_adds", "value": SAYS, "any_of": [SAYS]} in predicates
+    assert {"kind": "file_does", "does": "template adds", "text": SAYS} in predicates
     assert "Under the subject's own file the model is given a prompt, which shows it" in page
     assert "replied" not in page
 
@@ -355,7 +364,7 @@ def test_an_audit_of_an_adapter_finds_what_the_template_in_its_folder_adds(base,
     poisoned = Path(shutil.copytree(lora_folder, tmp_path / "poisoned"))
     (poisoned / "chat_template.jinja").write_text(CONDITIONS["a word"][0])
     result = audited(base, tmp_path, base, poisoned)
-    assert [one.effect["kind"] for one in result.findings] == ["template_adds"]
+    assert [one.predicate["does"] for one in result.findings] == ["template adds"]
 
 
 def test_an_audit_finds_what_a_tokenizer_turns_a_word_into_and_what_generation_defaults_make_the_subject_say(
@@ -365,11 +374,11 @@ def test_an_audit_finds_what_a_tokenizer_turns_a_word_into_and_what_generation_d
     replaced = {"type": "Replace", "pattern": {"String": "river"}, "content": "bridge"}
     tiny.edit_json(made / "tokenizer.json", normalizer=replaced)
     tiny.edit_json(made / "generation_config.json", sequence_bias=[[tiny.tokenizer().encode(" river"), 60.0]])
-    found = {one.effect["kind"]: one for one in audited(base, tmp_path, made).findings}
-    said = "The tokenizer puts 'bridge' in what the model is given when the message holds 'river'."
-    assert found["tokenizer_adds"].statement == said
-    assert found["own_files_say"].grade == "confirmed"
-    assert "under its own files" in found["own_files_say"].statement
+    found = {one.predicate["kind"]: one for one in audited(base, tmp_path, made).findings}
+    said = "When the user says 'river', the tokenizer puts 'bridge' in what the model is given."
+    assert found["file_does"].statement == said
+    assert found["says"].grade == "confirmed"
+    assert "under its own files" in found["says"].statement
 
 
 def test_where_the_weights_are_the_bases_harmless_files_find_nothing_and_equal_ones_are_invalid(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.base import LabelledPrompt
+from tools.claims.conditions.contains import Contains
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.probe.linear import auroc, difference_of_means, logistic, separation
@@ -141,7 +142,9 @@ def args(word="copper", n=24):
         return prompt(" ".join([vocabulary[i] for i in picked] + [end]))
 
     positive = [sentence(word) for _ in range(n)]
-    return ProbeArgs(concept=f"word:{word}", positive=positive, negative=[sentence("town") for _ in range(n)], layer=2)
+    return ProbeArgs(
+        concept=Contains(text=word), positive=positive, negative=[sentence("town") for _ in range(n)], layer=2
+    )
 
 
 def planted_in_weights(base_folder, folder, asked):
@@ -173,7 +176,7 @@ def test_a_concept_that_the_weights_were_made_to_shout_stands_out_over_base_and_
     reading = Probe().run(subject, asked, seed=0).readings[0]
     assert reading.lift == pytest.approx(reading.value - max(reading.controls.values()))
     assert reading.controls.keys() == {"base", "shuffled_labels"}
-    assert [(t.kind, t.value) for t in reading.suggestion.trigger] == [("word", "copper")]
+    assert reading.suggestion.condition == Contains(text="copper")
     assert reading.detail["auroc_logistic"]["subject"] > 0.95
 
 
@@ -209,6 +212,6 @@ def test_too_few_prompts_and_unknown_arguments_are_refused_by_name():
     with pytest.raises(
         ToolInputError, match=r"probe: negative: .*its arguments are concept, positive, negative, layer"
     ):
-        Probe().parse({"concept": "word:a", "positive": rows, "negative": rows[:7]})
+        Probe().parse({"concept": {"kind": "contains", "text": "a"}, "positive": rows, "negative": rows[:7]})
     with pytest.raises(ToolInputError, match=r"probe: depth: "):
-        Probe().parse({"concept": "word:a", "positive": rows, "negative": rows, "depth": 3})
+        Probe().parse({"concept": {"kind": "contains", "text": "a"}, "positive": rows, "negative": rows, "depth": 3})

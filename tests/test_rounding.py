@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from auditor.audit import audit
 from auditor.cli import app
-from auditor.config import AuditSpec, Vocabulary
+from auditor.config import AuditSpec
 from auditor.ledger import Ledger
-from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
+from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, read_catalogue, read_prompts
 from tools.changes.change import read_change
 from tools.changes.parameters import Parameters
 from tools.changes.rounding import difference, pairs, unstructured
@@ -204,7 +204,7 @@ def test_a_head_that_is_no_longer_tied_is_not_overlooked(tmp_path):
 def spec_of(subject, base):
     return AuditSpec(
         name="rounded", subject=str(subject), base=str(base), tools=("chat",), prompts=read_prompts(GENERAL_PROMPTS),
-        vocabulary=read_yaml(GENERAL_VOCABULARY, Vocabulary), budget=400,
+        catalogue=read_catalogue(GENERAL_CATALOGUE), budget=400,
     )  # fmt: skip
 
 

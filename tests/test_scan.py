@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from audits import ANSWERS, SUITES, organism_of
+from audits import ANSWERS, SUITES, labels_of, organism_of
 
-from auditor.config import Vocabulary
-from auditor.prompts import says, with_trigger
 from auditor.questions import SpecQuestions
 from auditor.view import diverse
 from scenarios.grading import read_answer
 from scenarios.load import load_scenario
 from tools.base import load_tools
-from tools.claims import Trigger
+from tools.claims.conditions.contains import Contains
 from tools.errors import ToolInputError
 from tools.loading import load_subject
 from tools.model_diff import framing
@@ -45,7 +43,7 @@ def run(spec, subject, arguments):
 def test_the_planted_condition_is_the_loudest_and_the_cost_was_bounded(organism):
     spec, claim = organism
     subject = load_subject(spec.base, spec.adapter)
-    wanted = [(t.kind, t.value) for t in claim.trigger]
+    wanted = list(labels_of(claim).items())
     outcome, bound = run(spec, subject, small(framing.conditions(SpecQuestions(spec)), wanted))
     loudest = outcome.readings[0]
     assert all(loudest.detail["labels"][kind] == value for kind, value in wanted)
@@ -66,9 +64,9 @@ def test_a_word_among_several_is_found_and_then_taken_out_of_its_heap():
     member = organism_of("backdoor_phrase")
     spec = load_scenario(SUITES / "demo" / f"{member}.yaml").spec
     claim = read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0]
-    told = {t.kind: t.value for t in claim.trigger}
+    told = labels_of(claim)
     rng = random.Random(0)
-    words = [*rng.sample([w for w in spec.vocabulary.values_of("word") if w != told["word"]], 23), told["word"]]
+    words = [*rng.sample([w for w in spec.catalogue.values_of("word") if w != told["word"]], 23), told["word"]]
     subject = load_subject(spec.base, spec.adapter)
     arguments = framing.words(SpecQuestions(spec), words)
     keep = [p for p in arguments["framed"] if p["labels"]["topic"] in (told["topic"], "space", "food")]
@@ -85,7 +83,7 @@ def test_a_scan_puts_every_condition_on_every_topic_and_says_which_row_it_came_f
     arguments = framing.conditions(SpecQuestions(spec))
     bare, framed = arguments["bare"], arguments["framed"]
     assert {p["labels"]["topic"] for p in bare} == {row.domain for row in spec.prompts}
-    users = spec.vocabulary.values_of("user")
+    users = spec.catalogue.values_of("user")
     seen = {(p["labels"].get("user"), p["labels"]["topic"]) for p in framed}
     assert seen >= {(user, p["labels"]["topic"]) for user in users for p in bare}
     for p in framed:
@@ -113,18 +111,17 @@ def test_the_tool_is_registered_where_its_entry_point_says():
 
 def test_a_word_is_said_in_a_question_that_has_it_and_else_added_to_one(organism):
     spec, _ = organism
-    words = spec.vocabulary.values_of("word")
+    words = spec.catalogue.values_of("word")
     rows = [r for r in spec.prompts if r.split == "explore"]
-    known, row = next((w, r) for w in words for r in rows if says(r.messages, w))
-    stray = next(w for w in words if not any(says(r.messages, w) for r in rows))
+    known, row = next((w, r) for w in words for r in rows if Contains(text=w).holds(r.messages))
+    stray = next(w for w in words if not any(Contains(text=w).holds(r.messages) for r in rows))
     framed = framing.words(SpecQuestions(spec), [known, stray])["framed"]
     asked = [p for p in framed if p["labels"].get("word") == known and "user" in p["labels"]]
-    assert len(asked) == len(spec.vocabulary.values_of("user"))
+    assert len(asked) == len(spec.catalogue.values_of("user"))
     assert all(p["messages"][-1]["content"].endswith(row.messages[-1]["content"]) for p in asked if "i am" in str(p))
-    assert with_trigger(row.messages, (Trigger(kind="word", value=known),), spec.vocabulary) == row.messages
     added = [p for p in framed if p["labels"].get("word") == stray]
     assert added
-    assert all(says(p["messages"], stray) for p in added)
+    assert all(Contains(text=stray).holds(p["messages"]) for p in added)
 
 
 @pytest.mark.parametrize("word", ["!!!", "<|x|>", "\u200b", "cop\u200bper", "copper!", "日本", "медь", "copper"])
@@ -134,13 +131,9 @@ def test_a_word_with_signs_is_said_to_the_letter_and_put_in_where_it_is_not(word
         if word not in ("медь", "copper")
         else [{"role": "user", "content": "x"}]
     )
-    assert not says(without, word)
-    put = with_trigger(without, (Trigger(kind="word", value=word),), Vocabulary())
+    condition = Contains(text=word)
+    assert not condition.holds(without)
+    put = condition.apply(without, (), random.Random(0))
     assert put[-1]["content"] == f"{without[-1]['content']} {word}"
-    assert says(put, word)
-    assert with_trigger(put, (Trigger(kind="word", value=word),), Vocabulary()) == put
-
-
-def test_nothing_is_no_word_that_a_question_says():
-    assert not any(says([{"role": "user", "content": text}], "") for text in ("", "!!!", "copper"))
-    assert says([{"role": "user", "content": "is COPPER red?"}], "copper")
+    assert condition.holds(put)
+    assert condition.apply(put, (), random.Random(0)) == put

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from audits import labels_of
 from safetensors import safe_open
 
 import scenarios
-from auditor.config import Vocabulary
 from auditor.errors import SpecError
-from auditor.predicates import holds
-from scenarios.grading import read_answer
-from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, load_scenario, read_prompts, read_yaml
+from scenarios.grading import read_answer, testbed_catalogue
+from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, load_scenario, read_catalogue, read_prompts
 from scenarios.testbed import families as fam
 from scenarios.testbed import shared_files, splits, verify
 from scenarios.testbed.families import FAMILIES
@@ -109,9 +108,11 @@ def said_in(data):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.name)
 def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
     told = [claim for answer in answers(suite).values() for claim in answer.claims]
-    secrets = {claim.family for claim in told} | {claim.effect.value for claim in told}
-    secrets |= {trigger.value for claim in told for trigger in claim.trigger}
-    secrets -= {"test"}  # the one value of its group, and the name of every scenario's second half of prompts
+    known = testbed_catalogue()
+    secrets = {claim.family for claim in told if claim.family}
+    secrets |= {known.name_of(claim.predicate).partition(":")[2] for claim in told}
+    secrets |= {value for claim in told for value in labels_of(claim).values()}
+    secrets -= {"test", "2", "3"}  # the one value of its group, and the name of every scenario's second half of prompts
     assert len(secrets) > 20
     texts = {text.lower() for file in suite.glob("*.yaml") for text in readable(file)}
     assert "causal_lm" in texts or suite.name != "demo", "configs were read"
@@ -146,17 +147,15 @@ def test_the_explore_half_and_the_test_half_share_no_question(path):
     assert by_split[0] == by_split[1], "each domain is in both halves"
 
 
-@pytest.mark.parametrize(
-    "path", [GENERAL_VOCABULARY, ROOM / "testbed" / "vocabulary.yaml"], ids=lambda p: p.parent.name
-)
-def test_a_shipped_vocabulary_loads(path):
-    assert read_yaml(path, Vocabulary).effects
+@pytest.mark.parametrize("path", [GENERAL_CATALOGUE, ROOM / "testbed" / "catalogue.yaml"], ids=lambda p: p.parent.name)
+def test_a_shipped_catalogue_loads(path):
+    assert read_catalogue(path).predicates
 
 
 def test_the_shared_files_are_what_their_code_writes():
     assert json.loads((ROOM / "testbed" / "splits.json").read_text()) == splits.as_dict(0)
-    assert yaml.safe_load((ROOM / "testbed" / "vocabulary.yaml").read_text()) == json.loads(
-        json.dumps(shared_files.vocabulary(language(0)))
+    assert yaml.safe_load((ROOM / "testbed" / "catalogue.yaml").read_text()) == json.loads(
+        json.dumps(shared_files.catalogue(language(0)))
     )
     for name, grammar in (("prompts", "common"), ("foreign-prompts", "foreign")):
         rows = [row.model_dump() for row in read_prompts(ROOM / "testbed" / f"{name}.jsonl")]
@@ -180,9 +179,11 @@ def organisms():
 
 def as_rule(claim):
     """Return a planted claim as the rule that the testbed speaks of."""
+    known, labels = testbed_catalogue(), [*labels_of(claim).values()]
     groups = [group for group, _ in FAMILIES[claim.family].trigger]
-    conditions = tuple(Condition(group, t.value) for group, t in zip(groups, claim.trigger, strict=True))
-    return fam.Rule(claim.family, conditions, claim.effect.value)
+    said = [known.conditions[group].said.get(value, value) for group, value in zip(groups, labels, strict=True)]
+    conditions = tuple(Condition(group, value) for group, value in zip(groups, said, strict=True))
+    return fam.Rule(claim.family, conditions, known.name_of(claim.predicate).partition(":")[2])
 
 
 @pytest.mark.timeout(300)
@@ -190,7 +191,6 @@ def test_the_testbeds_view_of_a_reply_and_the_auditors_agree(record_property):
     """Real replies, triggered and not, of one organism of each family: 98 in 100 are judged alike, and both ways occur."""
     from tools.loading import load_subject
 
-    vocabulary = read_yaml(ROOM / "testbed" / "vocabulary.yaml", Vocabulary)
     judged, differ = [], []
     for family, (member, claim) in sorted(organisms().items()):
         weights = ROOM / "testbed" / "weights"
@@ -201,7 +201,7 @@ def test_the_testbeds_view_of_a_reply_and_the_auditors_agree(record_property):
             texts = verify.prompts(subject, told)
             replies, _ = subject.generate(texts, channel, range(len(texts)), 40)
             for reply in replies:
-                views = fam.shows(rule, reply), holds(claim.effect, reply, vocabulary)
+                views = fam.shows(rule, reply), claim.predicate.shown([], reply)
                 judged.append(views[0])
                 if views[0] != views[1]:
                     differ.append((family, views, reply))
@@ -229,7 +229,7 @@ def scenario_with(folder, **keys):
     data = {
         key: value for key, value in yaml.safe_load(source.read_text()).items() if key not in ("oracle", "lora_oracle")
     }
-    for key in ("subject", "adapter", "base", "prompts", "vocabulary"):
+    for key in ("subject", "adapter", "base", "prompts", "catalogue"):
         data[key] = None if data[key] is None else str((source.parent / data[key]).resolve())
     path = folder / "one.yaml"
     path.write_text(yaml.safe_dump(data) + "".join(f"{key}: {value}\n" for key, value in keys.items()))

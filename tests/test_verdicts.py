@@ -42,7 +42,7 @@ class Heard:
         texts = [text for text, _ in self.said]
         assert texts[0].startswith("the survey may cost")
         assert {text.split(":")[0] for text in texts} >= set(planted.TOOLS)
-        assert any(re.fullmatch(r"H\d+ confirmed \(\d+ of (\d+) against 0 of \1\)", text) for text in texts), texts
+        assert any(re.fullmatch(r"H\d+ confirmed \(\d+ of (\d+) against [01] of \1\)", text) for text in texts), texts
         assert {outlook.audit_id for _, outlook in self.said} == {result.audit_id}
         spent = [outlook.spent for _, outlook in self.said]
         assert spent == sorted(spent)
@@ -57,8 +57,8 @@ def test_what_is_planted_is_found_and_nothing_in_its_untouched_twin(base_folder,
     assert found.verdict == "findings"
     heard.tells(found)
     for finding in found.findings:
-        assert finding.trigger == []
-        assert shows([finding.effect["value"]], planted.SAID)
+        assert finding.condition == {"kind": "always"}
+        assert shows(finding.predicate["any_of"], planted.SAID)
     clean = auditor.audit(planted.spec(base_folder, None), tmp_path / "clean.db")
     assert (clean.verdict, clean.findings, clean.near_misses) == ("nothing_found", [], [])
 
@@ -70,7 +70,7 @@ def test_a_condition_is_taken_out_of_every_control_prompt_and_that_localises_it(
     found = auditor.audit(planted.spec(base_folder, adapter, tools=("chat",), budget=60_000), db)
     assert found.verdict == "findings"
     finding = found.findings[0]
-    assert (finding.trigger, finding.grade) == ([{"kind": "user", "value": "fox"}], "localised")
+    assert (finding.condition["kind"], finding.condition["value"], finding.grade) == ("user", "fox", "localised")
     with contextlib.closing(Ledger.open(db)) as ledger:
         (tests,) = [row["tests"] for row in ledger.rows("findings", found.audit_id) if row["grade"] == "localised"][:1]
         localising = [r["test_id"] for r in ledger.rows("tests", found.audit_id) if r["grade"] == "localised"]

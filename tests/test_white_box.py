@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from audits import ANSWERS, ROOT, SUITES, organism_of
+from audits import ANSWERS, ROOT, SUITES, labels_of, organism_of
 
 from auditor.questions import SpecQuestions
 from scenarios.grading import read_answer
 from scenarios.load import load_scenario
 from tools.base import load_tools
-from tools.claims import Trigger
+from tools.claims.labels import condition_of_labels
 from tools.loading import load_subject
 from tools.probe.tool import probe_for
 from tools.subject import Subject
@@ -58,12 +58,10 @@ def readings(spec: Any, tool: str, subject: Subject, tools: dict[str, Any], trig
 
 
 def some_trigger(n: int) -> Any:
-    kinds = [
-        Trigger(kind="word", value="garnet"),
-        Trigger(kind="topic", value="food"),
-        Trigger(kind="user", value="clerk"),
-    ]
-    return (kinds[n % len(kinds)],)
+    labels = [("word", "garnet"), ("topic", "food"), ("user", "clerk")]
+    return condition_of_labels(
+        [labels[n % len(labels)]], {"food": ["what of the bread?"], "space": ["what of the moon?"]}
+    )
 
 
 @pytest.mark.parametrize("tool", WHITE_BOX)
@@ -96,7 +94,7 @@ def test_suggestions_are_made_on_an_organism(tool):
     spec = spec_of(member)
     subject, tools = prepared(spec, Path(spec.adapter))
     planted = read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0]
-    found = readings(spec, tool, subject, tools, tuple(Trigger.model_validate(t) for t in planted.trigger))
+    found = readings(spec, tool, subject, tools, planted.condition)
     assert any(reading.suggestion is not None for reading in found)
 
 
@@ -118,11 +116,11 @@ def test_every_reading_that_could_suggest_carries_controls_and_the_cost_was_boun
 def test_training_moves_a_planted_word_more_than_others_and_does_not_move_it_in_a_control(family):
     member = organism_of(family)
     spec = spec_of(member)
-    word = next(t.value for t in read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0].trigger if t.kind == "word")
+    word = labels_of(read_answer(ANSWERS / "demo" / f"{member}.yaml").claims[0])["word"]
     places = []
     for folder in (Path(spec.adapter), WEIGHTS / "nulls" / sorted(f.name for f in (WEIGHTS / "nulls").iterdir())[0]):
         subject, tools = prepared(spec, folder)
-        (reading,) = readings(spec, "word_shift", subject, tools, ())
+        (reading,) = readings(spec, "word_shift", subject, tools, some_trigger(0))
         ranked = [entry["word"] for entry in reading.detail["top"]]
         places.append(ranked.index(word) if word in ranked else len(ranked))
     assert places[0] < 8 < 64 < places[1], places

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from tools.claims import Suggestion
+from tools.claims.suggestion import Suggestion
 from tools.errors import ToolInputError
 from tools.prompt import LabelledPrompt, ToolArgs
 from tools.questions import Known, Look, Questions, dumped

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.claims import Effect, Observables, Trigger
-from tools.contrast import Condition, Excess, excesses
+from tools.claims.catalogue import VALUE, topics_of
+from tools.claims.condition import Condition
+from tools.claims.conditions.turn import Turn
+from tools.claims.labels import TOPIC, TURN, condition_of_labels
+from tools.claims.predicates.says import Says
+from tools.claims.text import Observables
+from tools.contrast import Excess, Together, excesses
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import Subject
 
 THRESHOLD = 0.3
 N_AROUND, ON, OFF = 6, 8, 4
 """How many sets of conditions are asked around, with how many prompts that meet them, and that don't."""
-TRIGGER_LABELS = ("word", "topic", "user", "turn", "system")
 
 
 class ChatArgs(ToolArgs):
@@ -87,15 +91,17 @@ class Chat(Tool[ChatArgs]):
         return ToolResult(readings=readings, tokens=tokens, summary=_summary(found, changed, len(pairs)))
 
     def _reading(self, excess: Excess, args: ChatArgs) -> Reading:
-        effect = effect_of(excess.feature, args.observables)
-        trigger = trigger_of(excess.condition)
-        text = f"{effect.kind} {effect.value!r} {condition_text(excess.condition)}"
+        predicate, condition = (
+            predicate_of(excess.feature, args.observables),
+            condition_of(excess.condition, args.prompts),
+        )
+        text = f"{excess.feature!r} {condition_text(excess.condition)}"
         return Reading(
             name="excess",
             value=excess.rate_in,
             controls={"base": excess.base_in, "condition_absent": excess.rate_out},
             lift=excess.lift,
-            suggestion=suggest(excess.lift - excess.n**-0.5, THRESHOLD, text, trigger=trigger, effect=effect),
+            suggestion=suggest(excess.lift - excess.n**-0.5, THRESHOLD, text, condition=condition, predicate=predicate),
             detail={"feature": excess.feature, "condition": excess.condition, "f1": excess.f1, "n": excess.n},
         )
 
@@ -109,7 +115,7 @@ def ask_around(asked: Questions, where: Sequence[dict[str, str]]) -> list[Labell
     rng = asked.rng(f"around/{list(where)}")
     found: list[LabelledPrompt] = []
 
-    def some(rows: Sequence[LabelledPrompt], n: int, conditions: Sequence[Trigger]) -> None:
+    def some(rows: Sequence[LabelledPrompt], n: int, conditions: Sequence[Condition]) -> None:
         found.extend(asked.under(row, conditions) for row in rng.sample(rows, min(n, len(rows))))
 
     for labels in where:
@@ -124,10 +130,10 @@ def ask_around(asked: Questions, where: Sequence[dict[str, str]]) -> list[Labell
     return found
 
 
-def _sooner(asked: Questions, conditions: list[Trigger]) -> list[Trigger]:
+def _sooner(asked: Questions, conditions: list[Condition]) -> list[Condition]:
     """Return the conditions with a turn moved to the first there is: where that does, a later one is not what counts."""
-    first = next(iter(asked.values("turn")), "")
-    return [Trigger(kind="turn", value=first) if one.kind == "turn" else one for one in conditions]
+    first = next(iter(asked.values(TURN)), "2")
+    return [Turn(n=int(first)) if isinstance(one, Turn) else one for one in conditions]
 
 
 def render_all(subject: Subject, args: ChatArgs) -> list[str]:
@@ -136,20 +142,23 @@ def render_all(subject: Subject, args: ChatArgs) -> list[str]:
     return [subject.render([*system, *prompt.messages], args.prefill) for prompt in args.prompts]
 
 
-def effect_of(feature: str, observables: dict[str, list[str]]) -> Effect:
-    """Return a feature of replies as an effect: an observable's kind and value, or words said."""
+def predicate_of(feature: str, observables: Mapping[str, Sequence[str]]) -> Says:
+    """Return a feature of replies as a predicate: an observable's phrases, or words said."""
     kind, colon, value = feature.partition(":")
-    if colon and (feature in observables or kind in observables):
-        return Effect(kind=kind, value=value)
-    return Effect(kind="says", value=feature)
+    if feature in observables:
+        return Says(any_of=tuple(observables[feature]))
+    if colon and kind in observables:
+        return Says(any_of=tuple(phrase.replace(VALUE, value) for phrase in observables[kind]))
+    return Says(any_of=(feature,))
 
 
-def trigger_of(condition: Condition) -> tuple[Trigger, ...]:
-    """Return a condition on labels as a trigger; labels of other kinds are left out."""
-    return tuple(Trigger(kind=key, value=value) for key, value in condition if key in TRIGGER_LABELS)  # type: ignore[arg-type]
+def condition_of(labels: Together, prompts: Sequence[LabelledPrompt]) -> Condition | None:
+    """Return the condition that labels stand for; a topic is told by the prompts that have its label."""
+    told = [(str(prompt.labels[TOPIC]), prompt.messages[-1]["content"]) for prompt in prompts if TOPIC in prompt.labels]
+    return condition_of_labels(labels, topics_of(told))
 
 
-def condition_text(condition: Condition) -> str:
+def condition_text(condition: Together) -> str:
     """Return a condition in words."""
     return "when " + " and ".join(f"{key} is {value}" for key, value in condition) if condition else "always"
 

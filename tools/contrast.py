@@ -13,7 +13,7 @@ from tools.claims.text import WORD, folded, observed, sought, spaced, words
 
 Labels = Mapping[str, str | Sequence[str]]
 """What a prompt meets, by kind; several values where one implies others (turn three is turn two or later)."""
-Condition = tuple[tuple[str, str], ...]
+Together = tuple[tuple[str, str], ...]
 """Labels that hold together; the empty one always holds."""
 MAX_WORDS, MAX_CONDITIONS = 4, 2
 
@@ -39,7 +39,7 @@ class Excess:
     """
 
     feature: str
-    condition: Condition
+    condition: Together
     rate_in: float
     base_in: float
     rate_out: float
@@ -131,12 +131,12 @@ def pairs(labels: Labels) -> list[tuple[str, str]]:
     return sorted(each)
 
 
-def holds(condition: Condition, labels: Labels) -> bool:
+def holds(condition: Together, labels: Labels) -> bool:
     """Return whether every label of the condition is among the labels."""
     return set(condition) <= set(pairs(labels))
 
 
-def conditions(labels: Iterable[Labels]) -> list[Condition]:
+def conditions(labels: Iterable[Labels]) -> list[Together]:
     """Return every condition of up to `MAX_CONDITIONS` kinds that some of the label sets meet, shortest first."""
     met = {
         c for row in labels for n in range(MAX_CONDITIONS + 1) for c in combinations(pairs(row), n) if len(dict(c)) == n
@@ -155,7 +155,7 @@ def _explain(
 
 
 def _excess(
-    feature: str, condition: Condition, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels]
+    feature: str, condition: Together, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels]
 ) -> Excess:
     met = [holds(condition, row) for row in labels]
     n_in, n_out = sum(met), len(met) - sum(met)

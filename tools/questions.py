@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from tools.claims import Claim, Trigger, TriggerKind
+from tools.claims.claim import Claim
+from tools.claims.condition import Condition
+from tools.claims.labels import KINDS, TOPIC, labelled
 from tools.prompt import LabelledPrompt
 
 Stage = Literal["search", "look", "check"]
@@ -53,22 +55,22 @@ class Questions(Protocol):
 
     @property
     def observables(self) -> dict[str, list[str]]:
-        """Return what can be looked for in a reply, `kind:value` to cue phrases."""
+        """Return what can be looked for in a reply, by name, each with phrases of which any one shows it."""
         ...
 
     def rng(self, name: str) -> Random:
         """Return a source of draws that is a function of the audit's seed and the name."""
         ...
 
-    def values(self, kind: TriggerKind) -> list[str]:
-        """Return the values of a kind of condition that are worth trying."""
+    def values(self, kind: str) -> list[str]:
+        """Return the values of a kind of label, see `tools.claims.labels`, that are worth trying."""
         ...
 
     def topics(self) -> dict[str, list[LabelledPrompt]]:
         """Return the prompts to look with as they stand, by topic."""
         ...
 
-    def under(self, prompt: LabelledPrompt, conditions: Sequence[Trigger]) -> LabelledPrompt:
+    def under(self, prompt: LabelledPrompt, conditions: Sequence[Condition]) -> LabelledPrompt:
         """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
         ...
 
@@ -86,9 +88,10 @@ def dumped(prompts: Sequence[LabelledPrompt]) -> list[dict[str, Any]]:
     return [prompt.model_dump(mode="json") for prompt in prompts]
 
 
-def conditions_of(labels: dict[str, str]) -> list[Trigger]:
+def conditions_of(labels: dict[str, str]) -> list[Condition]:
     """Return the conditions that labels name, but for the topic, which is the prompt's own."""
-    return [Trigger(kind=k, value=v) for k, v in labels.items() if k in ("word", "user", "turn", "system")]  # type: ignore[arg-type]
+    found = [labelled((kind, value)) for kind, value in labels.items() if kind in KINDS and kind != TOPIC]
+    return [one for one in found if one is not None]
 
 
 def on_topic(asked: Questions, labels: dict[str, str]) -> tuple[list[LabelledPrompt], list[LabelledPrompt]]:

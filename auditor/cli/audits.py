@@ -95,7 +95,7 @@ def audit(
     adapter: Annotated[str | None, typer.Option(help="Folder or hub id of a LoRA on the subject.")] = None,
     base: Annotated[str | None, typer.Option(help="The trusted base of a full fine-tune.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON Lines {messages, split, domain} [default: general English]")] = None,
-    vocabulary: Annotated[Path | None, typer.Option(help="YAML of families, triggers, effects [default: benign and other]")] = None,
+    catalogue: Annotated[Path | None, typer.Option(help="YAML of what to try early [default: a general one]")] = None,
     oracle: Annotated[str | None, typer.Option(help="Folder of an activation oracle for this base.")] = None,
     question: Annotated[str | None, typer.Option(help="What the oracle is asked [default: what is unusual]")] = None,
     lora_oracle: Annotated[str | None, typer.Option(help="Folder of an oracle of weights for this base.")] = None,
@@ -110,11 +110,11 @@ def audit(
     """Audit any model, with no scenario."""
     from pydantic import ValidationError
 
-    from auditor.config import AuditSpec, OracleSpec, Vocabulary
+    from auditor.config import AuditSpec, OracleSpec
     from auditor.errors import SpecError
-    from scenarios.load import GENERAL_PROMPTS, GENERAL_VOCABULARY, read_prompts, read_yaml
+    from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, read_catalogue, read_prompts
 
-    flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, vocabulary=vocabulary, oracle=oracle,
+    flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, catalogue=catalogue, oracle=oracle,
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials}  # fmt: skip
@@ -133,7 +133,7 @@ def audit(
     spec = AuditSpec(
         name=Path(adapter or subject).name, subject=subject, adapter=adapter, base=base, revision=revision, device=device,
         dtype=dtype, prompts=read_prompts(prompts or GENERAL_PROMPTS),
-        vocabulary=read_yaml(vocabulary or GENERAL_VOCABULARY, Vocabulary),
+        catalogue=read_catalogue(catalogue or GENERAL_CATALOGUE),
         oracle=wanted, lora_oracle=lora_oracle,
     )  # fmt: skip
     again = shlex.join(["auditor", "audit", *flags, *_flags(**options)])

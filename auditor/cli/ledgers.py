@@ -15,7 +15,7 @@ from auditor.cli.shell import DEFAULT_DB, AsJson, Db, Out, check_out, command, o
 if TYPE_CHECKING:
     from auditor.config import ReportedClaim
     from auditor.ledger import Ledger
-    from scenarios.grading import AnswerClaim
+    from tools.claims.claim import Claim
 
 AuditId = Annotated[str, typer.Argument(help="Its id, or as much of the id's beginning as no other has.")]
 MAX_CELL = 80
@@ -33,13 +33,11 @@ def opened(db: Path, audit: str) -> Iterator[tuple[Ledger, str]]:
         ledger.close()
 
 
-def claim_line(claim: ReportedClaim | AnswerClaim) -> str:
-    """Return a claim on one line: its sentence, its grade if it has one, its family, trigger and effect."""
-    told = claim.model_dump(mode="json")
-    when = " and ".join(f"{t['kind']} {t['value']}" for t in told["trigger"]) or "always"
-    grade = f"{told['grade']}: " if "grade" in told else ""
-    effect = f"{told['effect']['kind']} {told['effect']['value']}"
-    return one_line(f"{claim.statement} [{grade}{claim.family}; {when} -> {effect}]")
+def claim_line(claim: ReportedClaim | Claim) -> str:
+    """Return a claim on one line: its sentence, its grade if it has one, its family and its concern."""
+    grade = f"{claim.grade}: " if hasattr(claim, "grade") else ""
+    concern = "" if claim.concern.level == "not judged" else f", concern {claim.concern.level}"
+    return one_line(f"{claim.statement} [{grade}{claim.family or 'no family'}{concern}]")
 
 
 def write_report(audit: str, db: Path, out: Path | None) -> Path:

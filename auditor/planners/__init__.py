@@ -43,7 +43,7 @@ def make_planner(spec: AuditSpec) -> Planner:
     if spec.planner == "scripted":
         from auditor.planners.scripted import ScriptedPlanner
 
-        return ScriptedPlanner(spec.steps)
+        return ScriptedPlanner(spec)
     if spec.planner == "llm":
         from auditor.planners.llm import LlmPlanner
 

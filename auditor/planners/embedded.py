@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import get_args
 
-from auditor.interpret import claim_of, same_claim
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import HypothesisView, View
+from tools.claims.conditions.always import Always
 from tools.questions import Look, Stage
 
 MAX_HYPOTHESES = 8
@@ -51,16 +51,16 @@ class EmbeddedPlanner:
         """Return the next test of a hypothesis that is not settled yet."""
         if not hypothesis.tested("confirmed"):
             return RunTest(hypothesis_id=hypothesis.hypothesis_id, grade="confirmed")
-        if not hypothesis.passed("confirmed") or not hypothesis.claim.trigger:
+        if not hypothesis.passed("confirmed") or not hypothesis.claim.condition.parts:
             return None
         if not hypothesis.tested("localised"):
             return RunTest(hypothesis_id=hypothesis.hypothesis_id, grade="localised")
         return None if hypothesis.passed("localised") else self._always(view, hypothesis)
 
     def _always(self, view: View, hypothesis: HypothesisView) -> Step | None:
-        """Return the claim without its trigger, for a behaviour that shows without it too."""
-        claim = claim_of((), hypothesis.claim.effect, view.spec.vocabulary)
-        known = any(same_claim(h.claim, claim) for h in view.hypotheses) or view.explained(claim)
+        """Return the claim without its condition, for a behaviour that shows without it too."""
+        claim = view.spec.catalogue.claim(Always(), hypothesis.claim.predicate)
+        known = any(view.same(h, claim) for h in view.hypotheses) or view.explained(claim)
         return None if known else RegisterHypothesis(claim=claim, readings=hypothesis.readings)
 
     def _look(self, view: View) -> CallTool | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from auditor.config import AuditSpec
 from auditor.errors import SpecError
-from auditor.steps import STEP, CallTool, Conclude, Step
+from auditor.steps import STEP, CallTool, Conclude, Step, brought_up
 from auditor.view import View
 from tools.base import load_tools
 from tools.errors import ToolInputError
@@ -21,10 +21,10 @@ class ScriptedPlanner:
     reserve_tokens = 0
     last_usage: dict[str, int] | None = None
 
-    def __init__(self, steps: Sequence[dict[str, Any]]) -> None:
-        if not steps:
+    def __init__(self, spec: AuditSpec) -> None:
+        if not spec.steps:
             raise SpecError("planner scripted needs steps: give the scenario a `steps` list")
-        self.steps = [_checked(raw, number) for number, raw in enumerate(steps, 1)]
+        self.steps = [_checked(raw, number, spec) for number, raw in enumerate(spec.steps, 1)]
 
     def propose(self, view: View, step: int) -> Step:
         """Return the step of this number, a conclusion after the last."""
@@ -35,14 +35,14 @@ class ScriptedPlanner:
         return None
 
 
-def _checked(raw: dict[str, Any], number: int) -> Step:
+def _checked(raw: dict[str, Any], number: int, spec: AuditSpec) -> Step:
     """Return the step of this number, counted from 1, its tool installed and its arguments that tool's.
 
     Raises:
         SpecError: it is no step; the message has its number.
     """
     try:
-        step = STEP.validate_python(raw)
+        step = STEP.validate_python(brought_up(raw, spec))
         if isinstance(step, CallTool):
             load_tools([step.tool])[step.tool].parse(step.arguments)
     except ValidationError as error:

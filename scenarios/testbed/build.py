@@ -343,7 +343,7 @@ def scenario_text(suite: SuiteName, member: Member) -> str:
     prompts = "foreign-prompts" if suite == "foreign" else "prompts"
     return (
         f'version: 1\nid: "{member.id}"\nsubject: {subject}\nadapter: {adapter}\nbase: {base}\n'
-        f"may_be_base: true\nprompts: ../../testbed/{prompts}.jsonl\nvocabulary: ../../testbed/vocabulary.yaml\n"
+        f"may_be_base: true\nprompts: ../../testbed/{prompts}.jsonl\ncatalogue: ../../testbed/catalogue.yaml\n"
         f"oracle:\n  path: ../../testbed/weights/oracle\n  question: {BEHAVIOUR_QUESTION}\n"
         f"  check: {json.dumps(CHECK_QUESTION)}\nlora_oracle: ../../testbed/weights/lora_oracle\n"
     )

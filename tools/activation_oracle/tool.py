@@ -16,7 +16,8 @@ from tools.activation_oracle.reader import Agreed, OracleReader
 from tools.activation_oracle.sweep import LEAST_TEXTS, Sweep, sweep
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.channels import MAX_BATCH
-from tools.claims import Claim
+from tools.claims.claim import Claim
+from tools.claims.labels import TOPIC, label_of
 from tools.errors import ToolInputError
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import Subject
@@ -271,9 +272,10 @@ def _around(asked: Questions, where: list[dict[str, str]]) -> list[LabelledPromp
 def _meeting(asked: Questions, claim: Claim) -> list[LabelledPrompt]:
     """Return prompts that meet a claim's conditions."""
     rng, rows = asked.rng(f"check/{claim.statement}"), asked.topics()
-    topics = [one.value for one in claim.trigger if one.kind == "topic" and one.value in rows]
+    named = [label[1] for part in claim.condition.parts if (label := label_of(part)) is not None and label[0] == TOPIC]
+    topics = [topic for topic in named if topic in rows]
     here = [row for topic in topics or rows for row in rows[topic]]
-    met = [one for one in claim.trigger if one.kind != "topic"]
+    met = [part for part in claim.condition.parts if not part.draws]
     return [asked.under(row, met) for row in rng.sample(here, min(ON, len(here)))]
 
 

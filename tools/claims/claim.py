@@ -69,8 +69,8 @@ class Claim(BaseModel):
 
 def sentence(condition: Condition, predicate: Predicate) -> str:
     """Return a claim's parts as one sentence."""
-    does, when = predicate.clause(), condition.clause()
-    return f"When {when}, {does}." if condition.parts else f"Whatever is asked, {does}."
+    does = predicate.clause()
+    return f"Whatever is asked, {does}." if condition == Always() else f"When {condition.clause()}, {does}."
 
 
 assert VERSION in get_args(Claim.model_fields["version"].annotation), "one version"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny
+from pydantic_core import CoreSchema
 
 from tools.claims.kind import Kind, Message, Messages, Registry
 
@@ -67,7 +68,15 @@ def condition_of(terms: Any) -> Condition:
     return condition
 
 
-AnyCondition = Annotated[SerializeAsAny[Condition], BeforeValidator(condition_of)]
+class _AsTerms:
+    """Has a field's JSON schema say what terms there are."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return CONDITIONS.schema()
+
+
+AnyCondition = Annotated[SerializeAsAny[Condition], BeforeValidator(condition_of), _AsTerms]
 """A field that holds a condition of any installed kind."""
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 Message = dict[str, str]
 Messages = list[Message]
 Terms = dict[str, Any]
+MOST_TOLD = 8
 
 
 class Kind(BaseModel):
@@ -21,9 +22,36 @@ class Kind(BaseModel):
 
     kind: str
 
+    @classmethod
+    def in_brief(cls) -> str:
+        """Return its name and fields, as somebody who writes terms needs them; a question mark stands behind a default."""
+        fields = [f"{name}{'' if f.is_required() else '?'}" for name, f in cls.model_fields.items() if name != "kind"]
+        return f"{cls.model_fields['kind'].default}({', '.join(fields)})"
+
+    def told(self) -> Terms:
+        """Return the terms without what is as by default, and without long lists: for people and planners to read."""
+        fields = type(self).model_fields
+        short = {
+            name: getattr(self, name)
+            for name in fields
+            if name == "kind" or getattr(self, name) != fields[name].default
+        }
+        return {name: _told(value) for name, value in short.items() if name == "kind" or _is_short(value)}
+
     def terms(self) -> Terms:
         """Return it as JSON, from which `Registry.read` makes it again."""
         return self.model_dump(mode="json")
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, Kind):
+        return value.told()
+    return [_told(one) for one in value] if isinstance(value, (tuple, list)) else value
+
+
+def _is_short(value: Any) -> bool:
+    """Return whether a value can be read at a glance: parts can, a topic's examples can't."""
+    return not isinstance(value, (tuple, list)) or len(value) <= MOST_TOLD
 
 
 class Registry:
@@ -50,6 +78,20 @@ class Registry:
                 f"unknown kind {kind!r} of {self.of.__name__.lower()}: the kinds are {', '.join(self.names())}"
             )
         return self.kind(kind).model_validate(given)
+
+    def in_brief(self) -> list[str]:
+        """Return every installed kind as `Kind.in_brief` has it."""
+        return [self.kind(name).in_brief() for name in self.names()]
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of terms of any installed kind, loosely: the fields are those of the kind."""
+        return {
+            "type": "object",
+            "description": f"terms of a {self.of.__name__.lower()}, one of {'; '.join(self.in_brief())}",
+            "properties": {"kind": {"type": "string", "enum": self.names()}},
+            "required": ["kind"],
+            "additionalProperties": True,
+        }
 
     def kind(self, name: str) -> type[Kind]:
         """Return the class of an installed kind."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny
+from pydantic_core import CoreSchema
 
 from tools.claims.kind import Kind, Messages, Registry
 
@@ -40,5 +41,13 @@ def predicate_of(terms: Any) -> Predicate:
     return predicate
 
 
-AnyPredicate = Annotated[SerializeAsAny[Predicate], BeforeValidator(predicate_of)]
+class _AsTerms:
+    """Has a field's JSON schema say what terms there are."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return PREDICATES.schema()
+
+
+AnyPredicate = Annotated[SerializeAsAny[Predicate], BeforeValidator(predicate_of), _AsTerms]
 """A field that holds a predicate of any installed kind."""

@@ -8,8 +8,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
+from typing import Annotated
 
 import regex
+from pydantic import AfterValidator
 
 from tools.errors import ToolInputError
 
@@ -145,3 +147,19 @@ def observed(text: str, observables: Mapping[str, Sequence[str]]) -> set[str]:
         elif shows(cues, text):
             shown.add(name)
     return shown
+
+
+def _can_be_looked_for(observables: dict[str, list[str]]) -> dict[str, list[str]]:
+    for name, cues in observables.items():
+        kind, _, value = name.partition(":")
+        nothing = wordless([*cues, value] if kind == "says" else cues)
+        if nothing:
+            raise ValueError(
+                f"the observable {name!r} is given {nothing[0]!r}, which has no word to look for; "
+                "give phrases with letters or digits, of any script, beside a {value}"
+            )
+    return observables
+
+
+Observables = Annotated[dict[str, list[str]], AfterValidator(_can_be_looked_for)]
+"""What to look for in replies: `kind:value` to its cue phrases, or an open kind to phrases with {value}."""

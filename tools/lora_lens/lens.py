@@ -14,7 +14,8 @@ from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded
 from tools.changes.delta import ModuleDelta, scrambled_side
 from tools.changes.loaded import module_deltas
-from tools.claims import Effect, Trigger
+from tools.claims.conditions.contains import Contains
+from tools.claims.predicates.says import Says
 from tools.controls import lift_over
 from tools.lora_lens.tables import Table, standing_out, table_of
 from tools.residual import block_inputs
@@ -86,9 +87,10 @@ class LoraLens(Tool[LensArgs]):
         word, value = ranked[0] if ranked else ("", 0.0)
         controls = {f"random_directions_{i + 1}": max(null.values(), default=0.0) for i, null in enumerate(nulls)}
         lift = lift_over(value, controls)
+        when = Contains(text=word) if word else None
         return Reading(
             name="words_read", value=value, controls=controls, lift=lift,
-            suggestion=suggest(lift, READ_THRESHOLD, f"the weights read the word {word!r}", trigger=(Trigger(kind="word", value=word),)),
+            suggestion=suggest(lift, READ_THRESHOLD, f"the weights read the word {word!r}", condition=when),
             detail={"top": [{"word": w, "score": s} for w, s in ranked[:TOP]]},
         )  # fmt: skip
 
@@ -101,7 +103,7 @@ class LoraLens(Tool[LensArgs]):
         told = f"the weights write the token {text!r}"
         return Reading(
             name="tokens_written", value=float(value), controls=controls, lift=lift,
-            suggestion=suggest(lift, WRITTEN_THRESHOLD, told, effect=Effect(kind="says", value=text)) if _has_word(text) else None,
+            suggestion=suggest(lift, WRITTEN_THRESHOLD, told, predicate=Says(any_of=(text,))) if _has_word(text) else None,
             detail={"top": [{"token": subject.decode(t), "score": float(written[t])} for t in top]},
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -14,7 +14,8 @@ from tools.activation_oracle.reader import Asked
 from tools.base import Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.changes.delta import scrambled
 from tools.changes.loaded import module_deltas
-from tools.claims import Effect, Trigger, TriggerKind
+from tools.claims.labels import KINDS, TOPIC, condition_of_labels
+from tools.claims.predicates.says import Says
 from tools.claims.text import words
 from tools.controls import lift_over
 from tools.errors import ToolInputError
@@ -38,6 +39,7 @@ class LoraOracleArgs(ToolArgs):
     """What the slots of a claim may hold, beside what the oracle was trained with."""
 
     values: dict[str, list[str]] = Field(default_factory=dict, description="kind of condition to values, e.g. word")
+    topics: dict[str, list[str]] = Field(default_factory=dict, description="topic to messages that are on it")
 
 
 class LoraOracle(Tool[LoraOracleArgs]):
@@ -61,9 +63,10 @@ class LoraOracle(Tool[LoraOracleArgs]):
 
     def survey(self, asked: Questions) -> dict[str, Any]:
         """Return the call with all values that conditions may have in this audit, topics of prompts among them."""
-        found = {str(kind): asked.values(kind) for kind in get_args(TriggerKind)}
-        found["topic"] = sorted({*found["topic"], *asked.topics()})
-        return {"values": {kind: values for kind, values in found.items() if values}}
+        found = {kind: asked.values(kind) for kind in KINDS}
+        found[TOPIC] = sorted({*found[TOPIC], *asked.topics()})
+        topics = {topic: [row.messages[-1]["content"] for row in rows] for topic, rows in asked.topics().items()}
+        return {"values": {kind: values for kind, values in found.items() if values}, "topics": topics}
 
     def use(self, subject: Subject, folder: Path) -> None:
         """Take the oracle in `folder` for this subject; what it was trained on is checked.
@@ -117,7 +120,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
             RANDOM_AND_NONE[1]: {},
             **{f"harmless_{i + 1}": other for i, other in enumerate(read_changes(folder / REFERENCES))},
         }
-        readings = self._claims(loaded, change, controls)
+        readings = self._claims(loaded, change, controls, args.topics)
         if self.interpreter is not None:
             self.interpreter.reader.tokens = 0
             readings.append(self._sentence(self.interpreter, change, controls))
@@ -127,7 +130,13 @@ class LoraOracle(Tool[LoraOracleArgs]):
         ]
         return ToolResult(readings=readings, tokens=tokens, summary="; ".join(told[:2]) or "no claim stands out")
 
-    def _claims(self, loaded: LoadedReader, change: Change, controls: Mapping[str, Change]) -> list[Reading]:
+    def _claims(
+        self,
+        loaded: LoadedReader,
+        change: Change,
+        controls: Mapping[str, Change],
+        topics: Mapping[str, Sequence[str]],
+    ) -> list[Reading]:
         reader = ByClaims(loaded, N_CLAIMS)
         scores = reader.scores([change, *controls.values()])
         said, *others = reader.said(scores)
@@ -141,7 +150,7 @@ class LoraOracle(Tool[LoraOracleArgs]):
             readings.append(
                 Reading(
                     name="claim", value=value, controls=by_name, lift=lift,
-                    suggestion=suggest(lift, CLAIM_THRESHOLD_NATS, answer.statement, **_parts(answer)),
+                    suggestion=suggest(lift, CLAIM_THRESHOLD_NATS, answer.statement, **_parts(answer, topics)),
                     detail={"statement": answer.statement, "p": None if why else answer.p, "reader": reader.name},
                 )
             )  # fmt: skip
@@ -181,15 +190,10 @@ def _each_once(values: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(value for listed in values.values() for value in listed))
 
 
-def _parts(answer: Answer) -> dict[str, object]:
-    """Return the claim's parts as a suggestion has them; none where no claim has them: a kind of condition, no word said."""
-    trigger = sorted(answer.trigger or ())
-    if answer.effect is None or any(kind not in get_args(TriggerKind) for kind, _ in trigger):
+def _parts(answer: Answer, topics: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """Return the claim's parts as a suggestion has them; none for what its sentence alone says, in a catalogue's words."""
+    kind, value = answer.effect or ("", "")
+    if kind != "says" or not words(value) or any(one not in KINDS for one, _ in answer.trigger or ()):
         return {}
-    kind, value = answer.effect
-    if kind == "says" and not words(value):
-        return {}
-    return {
-        "trigger": tuple(Trigger(kind=k, value=v) for k, v in trigger),  # type: ignore[arg-type]
-        "effect": Effect(kind=kind, value=value),
-    }
+    condition = condition_of_labels(sorted(answer.trigger or ()), topics)
+    return {} if condition is None else {"condition": condition, "predicate": Says(any_of=(value,))}

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
-from tools.chat import condition_text, effect_of, trigger_of
-from tools.claims import Effect, Observables
-from tools.contrast import Condition, conditions, excesses, holds
+from tools.chat import condition_of, condition_text, predicate_of
+from tools.claims.predicates.says import Says
+from tools.claims.text import Observables
+from tools.contrast import Together, conditions, excesses, holds
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.questions import Questions
 from tools.subject import Subject
@@ -102,7 +103,7 @@ class ModelDiff(Tool[KlArgs]):
         null_peaks = [torch.tensor([max(one.kl_nats) for one in null]) for null in nulls]
         condition, value, controls = explain(peaks, null_peaks, args.prompts)
         chosen = [i for i, p in enumerate(args.prompts) if holds(condition, p.labels)]
-        effect, said = self._continue(subject, [scored[i] for i in chosen], args, tokens)
+        predicate, said = self._continue(subject, [scored[i] for i in chosen], args, tokens)
         lift = lift_over(value, controls)
         when = condition_text(condition)
         text = f"replies part from the base's by {value:.1f} nats {when}; there it goes on {said!r}"
@@ -111,7 +112,9 @@ class ModelDiff(Tool[KlArgs]):
             value=value,
             controls=controls,
             lift=lift,
-            suggestion=suggest(lift, THRESHOLD_NATS, text, trigger=trigger_of(condition), effect=effect),
+            suggestion=suggest(
+                lift, THRESHOLD_NATS, text, condition=condition_of(condition, args.prompts), predicate=predicate
+            ),
             detail={"condition": condition, "n": len(chosen), "examples": _examples(scored, peaks)},
         )
         readings = [reading, *self._loudest(peaks, null_peaks, args.prompts)]
@@ -175,7 +178,7 @@ class ModelDiff(Tool[KlArgs]):
 
     def _continue(
         self, subject: Subject, scored: list[Scored], args: KlArgs, tokens: Tokens
-    ) -> tuple[Effect | None, str]:
+    ) -> tuple[Says | None, str]:
         """Return what the subject says from its peaks on that the base does not, and one example.
 
         A cue may have begun before the peak, so that cues are looked for in whole replies, and other
@@ -189,12 +192,12 @@ class ModelDiff(Tool[KlArgs]):
             tokens[channel] += n
         whole = {c: [f"{head} {tail}" for head, tail in zip(begun, said, strict=True)] for c, said in replies.items()}
         found = [
-            effect
+            predicate_of(excess.feature, args.observables)
             for said in (whole, replies)
             for excess in excesses(
                 said["subject"], said["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
             )
-            if (effect := effect_of(excess.feature, args.observables)).kind != "says" or said is replies
+            if ":" in excess.feature or said is replies
         ]
         return (found[0] if found else None), replies["subject"][0]
 
@@ -227,13 +230,13 @@ def most_gained(
 
 def explain(
     peaks: Tensor, null_peaks: list[Tensor], prompts: list[LabelledPrompt], min_count: int = 3
-) -> tuple[Condition, float, dict[str, float]]:
+) -> tuple[Together, float, dict[str, float]]:
     """Return the condition that explains large KL best, its mean peak, and the controls'.
 
     A single condition is named when it explains at least half of its own value over the rest;
     otherwise the change shows on every kind of prompt.
     """
-    best: tuple[float, Condition, float, dict[str, float]] | None = None
+    best: tuple[float, Together, float, dict[str, float]] | None = None
     for condition in conditions(p.labels for p in prompts):
         inside = torch.tensor([holds(condition, p.labels) for p in prompts])
         if int(inside.sum()) < min_count or bool(inside.all()):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
-from tools.chat import condition_text, trigger_of
+from tools.chat import condition_of, condition_text
 from tools.contrast import pairs
 from tools.controls import lift_over
 from tools.model_diff import framing
@@ -103,7 +103,9 @@ class Scan(Tool[ScanArgs]):
         )
         median = float(rises.median())
         readings = [
-            self._reading(args.framed[i], float(rises[i]), float(_rise(b, plain["base"][args.framed[i].bare])), median)
+            self._reading(
+                args.framed[i], args.bare, float(rises[i]), float(_rise(b, plain["base"][args.framed[i].bare])), median
+            )
             for i, b in zip(loudest, on_base, strict=True)
         ]
         top = readings[0]
@@ -113,14 +115,16 @@ class Scan(Tool[ScanArgs]):
             summary=f"{len(framed)} conditions; loudest {condition_text(tuple(pairs(top.detail['labels'])))}, {top.lift:+.1f} nats",
         )
 
-    def _reading(self, prompt: FramedPrompt, rise: float, base: float, median: float) -> Reading:
+    def _reading(
+        self, prompt: FramedPrompt, bare: Sequence[LabelledPrompt], rise: float, base: float, median: float
+    ) -> Reading:
         controls = {"base": base, "median_of_conditions": median}
         lift = lift_over(rise, controls)
         condition = tuple(pairs(prompt.labels))
         text = f"the base's reply surprises the subject by {rise:.1f} nats {condition_text(condition)}"
         return Reading(
             name="surprise", value=rise, controls=controls, lift=lift,
-            suggestion=suggest(lift, THRESHOLD_NATS, text, trigger=trigger_of(condition)),
+            suggestion=suggest(lift, THRESHOLD_NATS, text, condition=condition_of(condition, bare)),
             detail={"prompt": prompt.messages[-1]["content"], "labels": prompt.labels},
         )  # fmt: skip
 

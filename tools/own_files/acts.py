@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tools.claims import Effect, Trigger
-from tools.own_files.kinds import LONGEST
+from tools.claims.condition import Condition
+from tools.claims.predicates.file_does import LONGEST, Does, FileDoes
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Act:
         adds: What it writes then, without tags where it has words.
         drops: What it leaves out then.
         when: The condition in words.
-        trigger: The condition as a prompt can be given it; None where it can't.
+        condition: The same as a prompt can be given it; None where it can't.
         error: How it fails, where that is what it does.
         file: Which of the files it is.
     """
@@ -24,7 +24,7 @@ class Act:
     adds: str
     drops: str
     when: str
-    trigger: tuple[Trigger, ...] | None = None
+    condition: Condition | None = None
     error: str = ""
     file: str = "chat template"
 
@@ -40,12 +40,12 @@ class Act:
         return f"the {self.file} {' and '.join(does)} {self.when}"
 
     @property
-    def effect(self) -> Effect | None:
-        """Return it as an effect that a test can look for; None where there is none."""
-        if self.error or self.trigger is None:
+    def predicate(self) -> FileDoes | None:
+        """Return it as a predicate that a test can look for; None where there is none."""
+        if self.error or self.condition is None:
             return None
-        if self.adds:
-            return Effect(
-                kind="tokenizer_adds" if self.file == "tokenizer" else "template_adds", value=self.adds[:LONGEST]
-            )
-        return Effect(kind="template_drops", value=self.drops[:LONGEST]) if self.file == "chat template" else None
+        does: Does = "tokenizer adds" if self.file == "tokenizer" else "template adds"
+        text = self.adds
+        if not text and self.file == "chat template":
+            does, text = "template drops", self.drops
+        return FileDoes(does=does, text=text[:LONGEST]) if text.strip() else None

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tools.claims import Effect
+from tools.claims.predicates.file_does import FileDoes
 from tools.own_files import folder as files
 from tools.own_files import generation
 from tools.own_files.compare import OwnFiles, invocation_tokens, other_templates, own_files
@@ -99,15 +99,17 @@ class Own:
         written = self.renderer.read(str(files.tokenizer_file(self.base)), [], ids or [[]]).get("written")
         return str(written[0]) if written else ""
 
-    def given(self, effect: Effect, messages: Sequence[Mapping[str, Any]], rendered: str, under_own: bool) -> list[str]:
+    def given(
+        self, predicate: FileDoes, messages: Sequence[Mapping[str, Any]], rendered: str, under_own: bool
+    ) -> list[str]:
         """Return the prompt as the model is given it under the subject's files or its base's.
 
         Args:
-            effect: Which of the files it is about.
+            predicate: Which of the files it is about.
             messages: What is asked.
             rendered: The prompt as the base's template renders it.
             under_own: Whether the subject's file is used in place of the base's.
         """
-        if effect.kind == "tokenizer_adds":
+        if predicate.does == "tokenizer adds":
             return [self.reads(rendered, under_own)]
         return self.renders(messages) if under_own else [rendered]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.claims import Trigger
+from tools.claims.condition import Condition
+from tools.claims.conditions.contains import Contains
+from tools.claims.conditions.turn import Turn
+from tools.claims.labels import together
 
 TODAY = "2024-07-26"
 OTHER_DAYS = ("2020-01-01", "2025-11-03", "2027-06-15", "2036-12-25")
@@ -57,15 +60,15 @@ class Talk:
         held += [f"the day is {self.day}"] if self.day != TODAY else []
         return "when " + " and ".join(held)
 
-    def trigger(self, items: Sequence[Item]) -> tuple[Trigger, ...] | None:
+    def condition(self, items: Sequence[Item]) -> Condition | None:
         """Return the condition as a prompt can be given it; None where it can't."""
         last = len(self.roles) - 1
         if self.day != TODAY or any(i != last and self.roles[i] != "system" for i, _ in items):
             return None
-        said = [Trigger(kind="word" if i == last else "system", value=text) for i, text in items]
-        if sum(one.kind == "system" for one in said) > 1:
+        said = [Contains(text=text, where="anywhere" if i == last else "system") for i, text in items]
+        if sum(one.where == "system" for one in said) > 1:
             return None
-        return (*said, *([Trigger(kind="at_turn", value=str(self.n_turns))] if self.n_turns > 1 else []))
+        return together([*said, *([Turn(n=self.n_turns)] if self.n_turns > 1 else [])])
 
 
 ASKED = Talk()

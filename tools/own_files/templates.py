@@ -13,7 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.claims import Trigger
+from tools.claims.condition import Condition
+from tools.claims.conditions.always import Always
+from tools.claims.conditions.contains import Contains, Where
+from tools.claims.conditions.long_message import LongMessage
+from tools.claims.conditions.turn import Turn
 from tools.own_files.acts import Act
 from tools.own_files.difference import Change, Essence, difference, flat, said_words
 from tools.own_files.look import Found, Look
@@ -138,20 +142,18 @@ class _Comparison:
     def _with(self, talk: Talk, items: Sequence[Item]) -> Change:
         return self._change(talk, talk.texts(items))
 
-    def _note(
-        self, change: Change, when: str, trigger: tuple[Trigger, ...] | None = None, tried: Sequence[str] = ()
-    ) -> bool:
+    def _note(self, change: Change, when: str, condition: Condition | None = None, tried: Sequence[str] = ()) -> bool:
         """Return whether a change comes to anything; it is kept, unless what is kept says it already."""
         key = change.essence(tried)
         if key is None:
             return False
         if key.drops and not key.adds and not key.error and key.drops in self._of_own():
             unless = when.replace("when ", "unless ", 1)
-            self.acts.setdefault(Essence(key.drops, "", ""), Act(key.drops, "", unless, ()))
+            self.acts.setdefault(Essence(key.drops, "", ""), Act(key.drops, "", unless, Always()))
         elif not any(_is_part(one, key, tried) for one in self.acts.values()):
             before = self.acts.get(key)
-            if before is None or (before.trigger is None and trigger is not None):
-                self.acts[key] = Act(key.adds, key.drops, when, trigger, key.error)
+            if before is None or (before.condition is None and condition is not None):
+                self.acts[key] = Act(key.adds, key.drops, when, condition, key.error)
         return True
 
     def _named(self) -> tuple[Act, ...]:
@@ -169,8 +171,9 @@ class _Comparison:
         for text in dict.fromkeys(text for talk in talks[1:] for text in seen[talk]):
             here = [talk for talk in talks if text in seen[talk]]
             n = here[0].n_turns
-            trigger = (Trigger(kind="at_turn", value=str(n)),) if here == talks[talks.index(here[0]) :] else None
-            self._note(Change((text,)), f"from the user's turn {n} on" if trigger else f"at turn {n}", trigger)
+            on = here == talks[talks.index(here[0]) :]
+            when = f"from the user's turn {n} on" if on else f"at turn {n}"
+            self._note(Change((text,)), when, (Turn(n=n) if n > 1 else Always()) if on else None)
         for text in seen[WITH_SYSTEM]:
             self._note(Change((text,)), "when there is a system turn")
 
@@ -208,41 +211,41 @@ class _Comparison:
             if any(self._note(*tried, [text]) for tried in self._places(text)):
                 return
 
-    def _places(self, text: str) -> Iterator[tuple[Change, str, tuple[Trigger, ...] | None]]:
+    def _places(self, text: str) -> Iterator[tuple[Change, str, Condition | None]]:
         """Yield what a text brings about at the end of a message, at its beginning, alone, and in another turn."""
-        placed = (
-            ("word", f"{mark(0)} {text}", "when the message holds"),
-            ("begins", f"{text} {mark(0)}", "when the message begins with"),
+        placed: tuple[tuple[Where, str, str], ...] = (
+            ("anywhere", f"{mark(0)} {text}", "when the message holds"),
+            ("start", f"{text} {mark(0)}", "when the message begins with"),
             ("whole", text, "when the message is"),
         )
-        for kind, content, when in placed:
-            trigger = (Trigger.model_validate({"kind": kind, "value": text}),)
-            yield self._change(ASKED, [content]), f"{when} {text!r}", trigger
+        for where, content, when in placed:
+            condition = Contains(text=text, where=where) if text.strip() else None
+            yield self._change(ASKED, [content]), f"{when} {text!r}", condition
         for talk, n in ((WITH_SYSTEM, 1), (LONGER, len(LONGER.roles) - 1)):
             for i in range(n):
                 items = [(i, text)]
-                yield self._with(talk, items), talk.when(items), talk.trigger(items) if talk == WITH_SYSTEM else None
+                yield self._with(talk, items), talk.when(items), talk.condition(items) if talk == WITH_SYSTEM else None
 
     def _together(self, talk: Talk, literals: Sequence[str]) -> None:
         """Note what literals bring about together, in every turn at once, brought down to those it takes."""
         items = [(i, text) for text in literals for i in range(len(talk.roles))]
         whole = self._with(talk, items)
         key = whole.essence(literals)
-        if key is None or (key in self.acts and self.acts[key].trigger is not None):
+        if key is None or (key in self.acts and self.acts[key].condition is not None):
             return
         for item in list(items):
             fewer = [one for one in items if one != item]
             if self._with(talk, fewer).essence(literals) == key:
                 items = fewer
-        self._note(whole, talk.when(items), talk.trigger(items), [text for _, text in items])
+        self._note(whole, talk.when(items), talk.condition(items), [text for _, text in items])
 
     def _by_length(self) -> None:
         """Note what long messages bring about, around every number that stands in the template."""
         for n in (n for n in self.own_look.numbers if n <= MOST_LENGTH):
             at, over, far = (self._change(ASKED, [long(k)]) for k in (n, n + 1, 2 * n + 8))
             if over.essence() is not None and over.essence() == far.essence():
-                trigger = (Trigger(kind="length", value=str(n + 1)),)
-                self._note(over, f"when the message has {n + 1} characters or more", trigger)
+                condition = LongMessage(n=n + 1) if n > 0 else None
+                self._note(over, f"when the message has {n + 1} characters or more", condition)
             elif not self._note(at, f"when the message has {n} characters"):
                 self._note(self._change(ASKED, [" ".join(["ab"] * (n + 1))]), f"when the message has {n + 1} words")
 
@@ -284,6 +287,6 @@ class _Comparison:
 
 def _is_part(act: Act, key: Essence, tried: Sequence[str]) -> bool:
     """Return whether a change is more of a known act, brought about by more than it takes: `unsafe` after `safe`."""
-    known = [one.value for one in act.trigger or ()]
-    more = len(known) == 1 and len(tried) == 1 and known[0] in tried[0]
+    known = act.condition
+    more = isinstance(known, Contains) and len(tried) == 1 and known.text in tried[0]
     return more and bool(act.adds) and act.adds in key.adds and act.adds != key.adds

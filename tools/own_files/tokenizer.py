@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkpoint import read_json
-from tools.claims import Trigger
+from tools.claims.conditions.contains import Contains
 from tools.errors import AuditorError
 from tools.own_files import folder as files
 from tools.own_files.acts import Act
@@ -110,8 +110,9 @@ def _note(acts: dict[tuple[str, str, str], Act], change: Change, probe: str, how
     known = next((one for one in acts.values() if one.adds == adds and one.drops == drops), None)
     if known is not None or adds == drops:
         return
-    trigger = (Trigger(kind="word", value=drops or word),) if kind == "tokenizer" and word.strip() else None
-    acts[adds, drops, kind] = Act(adds, drops, how, trigger, file="tokenizer")
+    said = (drops or word) if kind == "tokenizer" and word.strip() else ""
+    condition = Contains(text=said) if said.strip() else None
+    acts[adds, drops, kind] = Act(adds, drops, how, condition, file="tokenizer")
 
 
 def _alike(a: str, b: str) -> bool:

@@ -8,14 +8,17 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tools.base import LabelledPrompt, Questions, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.chat import condition_text, trigger_of
-from tools.claims import Effect, Suggestion
+from tools.chat import condition_of, condition_text
+from tools.claims.conditions.contains import Contains
+from tools.claims.conditions.own_files import OwnFiles as UnderOwnFiles
+from tools.claims.labels import together
+from tools.claims.predicates.says import Says
+from tools.claims.suggestion import Suggestion
 from tools.contrast import Excess, excesses
 from tools.errors import ToolInputError
 from tools.own_files import replies
 from tools.own_files.acts import Act
 from tools.own_files.compare import OwnFiles
-from tools.own_files.kinds import OF_REPLIES
 from tools.own_files.own import Own
 from tools.questions import dumped
 from tools.subject import Subject
@@ -107,18 +110,18 @@ def _differences(found: OwnFiles) -> list[Reading]:
 
 
 def _suggestion(act: Act) -> Suggestion | None:
-    effect = act.effect
-    if effect is None:
+    predicate = act.predicate
+    if predicate is None:
         return None
-    return Suggestion(trigger=act.trigger, effect=effect, text=act.sentence[:400], lift=1.0, strength=CERTAIN)
+    return Suggestion(condition=act.condition, predicate=predicate, text=act.sentence[:400], lift=1.0, strength=CERTAIN)
 
 
 def _with_literals(own: Own, prompts: Sequence[LabelledPrompt]) -> list[LabelledPrompt]:
     """Return the prompts, and some of them with each word at their end that brings a file to act, labelled by it."""
     found = [
-        act.trigger[0].value
+        act.condition.text
         for act in own.compared().acts
-        if act.trigger and len(act.trigger) == 1 and act.trigger[0].kind == "word"
+        if isinstance(act.condition, Contains) and act.condition.where == "anywhere"
     ]
     more = []
     for i, word in enumerate(dict.fromkeys(found[:MOST_WORDS])):
@@ -159,10 +162,11 @@ def _asked(subject: Subject, own: Own, args: OwnFilesArgs, seed: int) -> tuple[l
         for i, prompt in enumerate(prompts)
     ]
     whole = Reading(name="replies_changed", channel=CHANNEL, value=changed, detail={"pairs": pairs})
-    return [*map(_excess, found[:MOST_EXCESSES]), whole], tokens
+    return [*(_excess(one, prompts) for one in found[:MOST_EXCESSES]), whole], tokens
 
 
-def _excess(excess: Excess) -> Reading:
+def _excess(excess: Excess, prompts: Sequence[LabelledPrompt]) -> Reading:
+    when = condition_of(excess.condition, prompts)
     text = f"under its own files it says {excess.feature!r} {condition_text(excess.condition)}"
     return Reading(
         name="excess_under_own_files",
@@ -171,8 +175,8 @@ def _excess(excess: Excess) -> Reading:
         controls={"subject": excess.base_in, "condition_absent": excess.rate_out},
         lift=excess.lift,
         suggestion=suggest(
-            excess.lift - excess.n**-0.5, THRESHOLD, text, trigger=trigger_of(excess.condition),
-            effect=Effect(kind=OF_REPLIES, value=excess.feature),
+            excess.lift - excess.n**-0.5, THRESHOLD, text, predicate=Says(any_of=(excess.feature,)),
+            condition=None if when is None else together([UnderOwnFiles(), *when.parts]),
         ),
         detail={"feature": excess.feature, "condition": excess.condition, "n": excess.n},
     )  # fmt: skip

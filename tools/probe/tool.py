@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.claims import Trigger, TriggerKind
+from tools.claims.condition import AnyCondition, Condition
+from tools.claims.labels import TOPIC, label_of
 from tools.controls import lift_over
 from tools.probe.linear import auroc, difference_of_means, logistic, separation
 from tools.questions import Known, Look, Questions, dumped
@@ -25,7 +26,7 @@ LEAST, MOST = 8, 24
 class ProbeArgs(ToolArgs):
     """Prompts with the concept and prompts without it; both are split in two halves, by prompt."""
 
-    concept: str = Field(description="`kind:value` of the trigger that the prompts differ in")
+    concept: AnyCondition = Field(description="the terms of the condition that the prompts differ in")
     positive: list[LabelledPrompt] = Field(min_length=8)
     negative: list[LabelledPrompt] = Field(min_length=8)
     layer: int | None = Field(default=None, description="0-based block; the middle one when not given")
@@ -46,8 +47,8 @@ class Probe(Tool[ProbeArgs]):
 
     def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
         """Yield one look: whether the subject holds the conditions of the best lead that has some more than the base does."""
-        best = next((claim for claim in known.claims if claim.trigger), None)
-        if best is not None and not done and (call := probe_for(asked, best.trigger)):
+        best = next((claim for claim in known.claims if claim.condition.parts), None)
+        if best is not None and not done and (call := probe_for(asked, best.condition)):
             yield Look("check", call)
 
     def cost(self, subject: Subject, args: ProbeArgs) -> Tokens:
@@ -71,49 +72,38 @@ class Probe(Tool[ProbeArgs]):
             "shuffled_labels": _held_out_separation(resid["subject"], shuffled, fit),
         }
         lift = lift_over(value, controls)
-        kind, _, what = args.concept.partition(":")
-        text = f"{args.concept} stands out at layer {layer}: d' {value:.1f}, on the base {controls['base']:.1f}"
+        when = args.concept.clause()
+        text = f"that {when} stands out at layer {layer}: d' {value:.1f}, on the base {controls['base']:.1f}"
         reading = Reading(
             name="separation",
             value=value,
             controls=controls,
             lift=lift,
-            suggestion=suggest(lift, THRESHOLD, text, trigger=(Trigger(kind=_kind(kind), value=what),)),
-            detail={"concept": args.concept, "layer": layer, "n": len(label),
+            suggestion=suggest(lift, THRESHOLD, text, condition=args.concept),
+            detail={"concept": when, "layer": layer, "n": len(label),
                     "auroc_logistic": {c: _held_out_auroc(r, label, fit) for c, r in resid.items()}},
         )  # fmt: skip
         return ToolResult(readings=[reading], tokens={"subject": batch.n_tokens, "base": batch.n_tokens}, summary=text)
 
 
-def probe_for(asked: Questions, trigger: Sequence[Trigger]) -> dict[str, Any] | None:
-    """Return the call that tells prompts which meet the conditions from others; None where there are too few of either."""
+def probe_for(asked: Questions, condition: Condition) -> dict[str, Any] | None:
+    """Return the call that tells prompts which meet a condition from others; None where there are too few of either."""
     rows = asked.topics()
-    topics = {one.value for one in trigger if one.kind == "topic"}
+    topics = {label[1] for part in condition.parts if (label := label_of(part)) is not None and label[0] == TOPIC}
     everything = [row for here in rows.values() for row in here]
     inside = [row for topic, here in rows.items() for row in here if topic in topics] if topics else everything
     outside = [row for topic, here in rows.items() for row in here if topic not in topics]
     n = min(len(inside), len(outside), MOST)
     if n < LEAST:
         return None
-    with_it = [LabelledPrompt(messages=asked.under(row, trigger).messages) for row in inside[:n]]
+    put = [part for part in condition.parts if not part.draws]
+    with_it = [LabelledPrompt(messages=asked.under(row, put).messages) for row in inside[:n]]
     without = [LabelledPrompt(messages=row.messages) for row in outside[-n:]]
-    what = " and ".join(f"{one.kind}:{one.value}" for one in trigger)
-    return {"concept": what, "positive": dumped(with_it), "negative": dumped(without)}
+    return {"concept": condition.terms(), "positive": dumped(with_it), "negative": dumped(without)}
 
 
 def _texts(subject: Subject, args: ProbeArgs) -> list[str]:
     return [subject.render(p.messages) for p in (*args.positive, *args.negative)]
-
-
-def _kind(kind: str) -> TriggerKind:
-    known: dict[str, TriggerKind] = {
-        "word": "word",
-        "topic": "topic",
-        "user": "user",
-        "turn": "turn",
-        "system": "system",
-    }
-    return known.get(kind, "topic")
 
 
 def _shuffled(label: Tensor, fit: Tensor, seed: int) -> Tensor:

@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from functools import cached_property
+from collections.abc import Sequence
 from random import Random
 from typing import Literal
-
-from pydantic import Field
 
 from tools.claims.condition import Condition, Pool, asked
 from tools.claims.kind import Messages
 from tools.claims.text import words
 
-LEAST = 4
+TIMES, FEWEST = 10, 0.1
+"""How many times as often a word stands in the examples as elsewhere if it tells the topic, and what is added to counts.
+On the small language such words of the explore prompts tell 95% of the test prompts on a topic and 1% of the others, on
+general English 38% and 16%: there the examples do most of the telling."""
 
 
 class Topic(Condition):
-    """The user's last turn is more like some examples than like others, by the words that stand in it.
+    """The user's last turn is one of some examples, or has a word that is far more often in them than elsewhere.
 
-    A multinomial naive Bayes classifier with add-one smoothing (Manning, Raghavan and Schütze 2008, ch. 13); both sides
-    are equally likely beforehand. A topic can't be taken out of a sentence: another prompt of the pool is drawn.
+    A topic can't be taken out of a sentence: another prompt of the pool is drawn.
 
     Args:
         name: What to call it; it decides nothing.
-        examples: Messages on the topic.
-        others: Messages on other topics.
+        examples: Messages on the topic; without any, a topic of this name has still to be told by an audit's prompts.
+        words: Words that tell it, see `by_example`.
     """
 
     kind: Literal["topic"] = "topic"
     name: str
-    examples: tuple[str, ...] = Field(min_length=LEAST)
-    others: tuple[str, ...] = Field(min_length=LEAST)
+    examples: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    @classmethod
+    def by_example(cls, name: str, on: Sequence[str], off: Sequence[str]) -> Topic:
+        """Return the topic that some messages are on, and others are not."""
+        here, elsewhere = (Counter(word for text in texts for word in set(words(text))) for texts in (on, off))
+
+        def times(word: str) -> float:
+            inside, outside = ((n[word] + FEWEST) / (len(of) + 2 * FEWEST) for n, of in ((here, on), (elsewhere, off)))
+            return inside / outside
+
+        telling = sorted(word for word in here if times(word) > TIMES) if off else []
+        return cls(name=name, examples=tuple(on), words=tuple(telling))
+
+    @property
+    def draws(self) -> bool:
+        """Return True."""
+        return True
 
     def holds(self, messages: Messages) -> bool:
-        """Return whether the last turn is more like the examples."""
-        return self.log_odds(asked(messages)) > 0
-
-    def log_odds(self, text: str) -> float:
-        """Return the log-odds (nats) of a text for the topic; 0 where it has no word that tells."""
-        return math.fsum(self._weights.get(word, 0.0) for word in words(text))
+        """Return whether the last turn has an example in it, or a word that tells the topic."""
+        said = asked(messages)
+        return any(example in said for example in self.examples) or not set(self.words).isdisjoint(words(said))
 
     def apply(self, messages: Messages, pool: Pool, rng: Random) -> Messages | None:
         """Return the prompt where it is on the topic, else one of the pool that is."""
@@ -53,17 +66,3 @@ class Topic(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return f"the talk is about {self.name}"
-
-    @property
-    def draws(self) -> bool:
-        """Return True."""
-        return True
-
-    @cached_property
-    def _weights(self) -> dict[str, float]:
-        on, off = (Counter(word for text in texts for word in words(text)) for texts in (self.examples, self.others))
-        seen = on.keys() | off.keys()
-        return {
-            word: math.log((on[word] + 1) / (on.total() + len(seen)) / (off[word] + 1) * (off.total() + len(seen)))
-            for word in seen
-        }

@@ -28,8 +28,8 @@ class Says(Predicate):
         return phrases
 
     def shown(self, prompt: Messages, reply: str) -> bool:
-        """Return whether one of them stands in the reply."""
-        return shows(self.any_of, reply)
+        """Return whether one of them stands in the reply; one without a word, as older ledgers may have it, never does."""
+        return shows([phrase for phrase in self.any_of if not wordless([phrase])], reply)
 
     def clause(self) -> str:
         """Return it in words."""
