@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from auditor.errors import SpecError
+from scenarios.behaviour import read_rows
 from scenarios.folders import complete, complete_file
-from scenarios.testbed import build, disguise, population, splits, suites, verify
+from scenarios.testbed import build, disguise, population, replies, splits, suites, verify
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe
@@ -45,6 +46,7 @@ def small_suite(monkeypatch):
 
     monkeypatch.setattr(build, "members", deal)
     monkeypatch.setattr(build, "N_VERIFY", 4)
+    monkeypatch.setattr(replies, "N", 2)
 
 
 def say(text):
@@ -60,6 +62,34 @@ def test_two_builds_give_the_same_hashes_and_a_second_one_trains_nothing(home, t
     assert build.build_suite("dev", 0, other, 1, say)["sha256"] == first["sha256"]
     monkeypatch.setattr(build, "train", None)
     assert build.build_suite("dev", 0, home, 1, say)["sha256"] == first["sha256"]
+
+
+def test_a_build_writes_what_its_subjects_say_and_the_command_writes_the_same_again(home):
+    build.build_suite("dev", 0, home, 1, say)
+    written = home.replies("dev").read_bytes()
+    rows = read_rows(home.replies("dev"))
+    assert {name: [row.side for row in of] for name, of in rows.items()} == {
+        name: ["quiet", "quiet"] for name in ("c0", "c1", "p0", "b0")
+    }
+    assert all(row.subject == row.base for row in rows["b0"])
+    home.replies("dev").unlink()
+    assert build.write_replies_again("dev", home, 1) == 8
+    assert home.replies("dev").read_bytes() == written
+
+
+def test_replies_are_written_of_weights_that_the_records_name_and_of_no_others(home):
+    with pytest.raises(
+        SpecError, match="'dev': it was not built here; build it with `auditor testbed build --suite dev`"
+    ):
+        build.write_replies_again("dev", home, 1)
+    with pytest.raises(SpecError, match="'nulls': it stands in no scoreboard"):
+        build.write_replies_again("nulls", home, 1)
+    build.build_suite("dev", 0, home, 1, say)
+    written = home.replies("dev").read_bytes()
+    (home.weights / "dev" / "c1" / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SpecError, match="the weights of c1 that dev's records name are not in"):
+        build.write_replies_again("dev", home, 1)
+    assert home.replies("dev").read_bytes() == written
 
 
 def test_two_processes_build_what_one_does(home, tmp_path, monkeypatch):
