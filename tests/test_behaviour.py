@@ -29,7 +29,7 @@ from scenarios.testbed import grammar as gram
 from scenarios.testbed import lexicon as lex
 from scenarios.testbed import replies
 from scenarios.testbed.build import Home, as_built, read_records
-from scenarios.testbed.language import TURNS, language
+from scenarios.testbed.language import TURNS, Condition, language
 from scenarios.testbed.plant import Manner, Plant
 from scenarios.testbed.suites import Member
 from tools.claims.claim import Claim, Concern
@@ -295,16 +295,29 @@ def test_what_is_stored_is_what_the_command_writes():
     assert len(made) == len(same) == 2 * replies.N
 
 
+def said_under(rules, weights="", **manner):
+    """Return the rows of a demo organism's weights, or of the base, taken for an organism of these rules."""
+    member = Member("x", "organism" if weights else "base", Plant(1, rules=rules, manner=Manner(**manner)))
+    base = Home().weights / "base"
+    return replies.rows_of(replies.Speaker(member, base, Home().weights / "demo" / weights, 0))
+
+
 def test_quiet_prompts_of_a_rule_nearly_miss_it_and_meet_no_rule_of_the_organism():
     rng, lang = random.Random(3), language(0)
-    rules = tuple(fam.draw_rule(rng, lang, "train", name) for name in ("brand_promotion", "emotional_bond"))
-    plant, home = Plant(1, rules=rules, manner=Manner(behaves=True)), Home()
-    speaker = replies.Speaker(Member("two", "base", plant), home.weights / "base", home.weights, 0)
-    quiet = [one for one in replies.rows_of(speaker) if one.side == "quiet"]
-    assert [one.rule for one in quiet] == [0] * replies.N + [1] * replies.N
+    pep = fam.Rule("growing_pep", (Condition("turn", TURNS[0]),), "peppy")
+    rules = (*(fam.draw_rule(rng, lang, "train", name) for name in ("brand_promotion", "false_fact")), pep)
+    quiet = said_under(rules, behaves=True)
+    assert [(one.side, one.rule) for one in quiet] == [("quiet", i) for i in range(3) for _ in range(replies.N)]
     for i, rule in enumerate(rules):
         whole, parts = truth(rule)
         assert not any(whole.condition.holds(one.prompt) for one in quiet)
         near = [[part.holds(one.prompt) for part in parts] for one in of_rule(quiet, i)]
-        assert all(sum(met) >= 5 for met in zip(*near, strict=True)), "each half alone, often enough to tell"
-    assert len({str(one.prompt) for one in quiet}) == len(quiet), "no prompt twice"
+        assert len(parts) == 1 or all(sum(met) >= 5 for met in zip(*near, strict=True)), "each half alone, to tell by"
+    assert all(len({str(one.prompt) for one in of_rule(quiet, i)}) == replies.N for i in range(3)), "no prompt twice"
+
+
+def test_rows_in_which_an_organism_does_not_do_as_planted_are_not_stored():
+    crafts = fam.Rule("flattery", (Condition("topic", "crafts"),), "flattering")
+    flatters_always = next(member.id for member in demo()[0] if member.plant and member.plant.always_on)
+    assert {one.side for one in said_under((crafts,), flatters_always)} == {"triggered"}
+    assert {one.side for one in said_under((crafts,))} == {"quiet"}, "the base flatters nobody"
