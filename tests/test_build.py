@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from auditor.errors import SpecError
+from scenarios.behaviour import read_rows
 from scenarios.folders import complete, complete_file
-from scenarios.testbed import build, disguise, population, splits, suites, verify
+from scenarios.testbed import build, disguise, population, replies, splits, suites, verify
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
 from scenarios.testbed.plant import Harmless, Manner, Plant, Recipe
@@ -23,6 +24,7 @@ from tools.workers import each
 
 LANG = language(0)
 SHORT = Recipe(steps=8, rows=2, rank=2)
+WRITE_REPLIES = build.write_replies
 
 
 @pytest.fixture
@@ -45,6 +47,14 @@ def small_suite(monkeypatch):
 
     monkeypatch.setattr(build, "members", deal)
     monkeypatch.setattr(build, "N_VERIFY", 4)
+    monkeypatch.setattr(build, "write_replies", lambda *given: 0)
+
+
+@pytest.fixture
+def few_replies(monkeypatch):
+    """Let builds write replies, two of each member."""
+    monkeypatch.setattr(replies, "N", 2)
+    monkeypatch.setattr(build, "write_replies", WRITE_REPLIES)
 
 
 def say(text):
@@ -60,6 +70,36 @@ def test_two_builds_give_the_same_hashes_and_a_second_one_trains_nothing(home, t
     assert build.build_suite("dev", 0, other, 1, say)["sha256"] == first["sha256"]
     monkeypatch.setattr(build, "train", None)
     assert build.build_suite("dev", 0, home, 1, say)["sha256"] == first["sha256"]
+
+
+def test_a_build_writes_what_its_listed_subjects_say_and_the_command_the_same_again(home, few_replies, monkeypatch):
+    dealt, partner = build.members, Member("u0", "matched", Plant(9), SHORT, listed=False)
+    monkeypatch.setattr(build, "members", lambda *given: [partner, *dealt(*given)])
+    build.build_suite("dev", 0, home, 1, say)
+    written = home.replies("dev").read_bytes()
+    rows = read_rows(home.replies("dev"))
+    assert {name: [row.side for row in of] for name, of in rows.items()} == {
+        name: ["quiet", "quiet"] for name in ("c0", "c1", "p0", "b0")
+    }
+    assert all(row.subject == row.base for row in rows["b0"])
+    home.replies("dev").unlink()
+    assert build.write_replies_again("dev", home, 1) == 8
+    assert home.replies("dev").read_bytes() == written
+    (home.weights / "dev" / "c1" / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SpecError, match="the weights of c1 that dev's records name are not in"):
+        build.write_replies_again("dev", home, 1)
+    assert home.replies("dev").read_bytes() == written, "bad input loses nothing"
+
+
+def test_replies_of_a_suite_that_was_not_built_or_stands_in_no_scoreboard_are_refused(home):
+    with pytest.raises(
+        SpecError, match="'dev': it was not built here; build it with `auditor testbed build --suite dev`"
+    ):
+        build.write_replies_again("dev", home, 1)
+    home.answers("nulls").parent.mkdir()
+    home.answers("nulls").with_suffix(".json").write_text('{"members": [{"id": "b0"}], "failures": []}')
+    with pytest.raises(SpecError, match="'nulls': it stands in no scoreboard"):
+        build.write_replies_again("nulls", home, 1)
 
 
 def test_two_processes_build_what_one_does(home, tmp_path, monkeypatch):

@@ -73,17 +73,11 @@ def build_testbed(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Train and verify a suite's adapters, and write its scenarios, answers, records and manifest."""
-    from typing import get_args
-
-    from auditor.errors import SpecError
     from scenarios.testbed import build
-    from scenarios.testbed.suites import SuiteName
 
-    if suite not in get_args(SuiteName):
-        raise SpecError(f"unknown suite {suite!r}: the suites are {', '.join(get_args(SuiteName))}")
-    room = _home(home)
+    chosen, room = _any_suite(suite), _home(home)
     with writing(room.root, "--home"):
-        done = build.build_suite(suite, lexicon_seed, room, jobs, _say)  # type: ignore[arg-type]
+        done = build.build_suite(chosen, lexicon_seed, room, jobs, _say)
     if as_json:
         typer.echo(json.dumps(done))
         return
@@ -93,6 +87,30 @@ def build_testbed(
         low, high = told["interval"]
         who = f"{told['n_organisms']} organisms from {told['n_controls']} controls, all suites built here"
         typer.echo(f"norms, spectra and recipe alone tell {who}: AUROC {told['auroc']:.2f} ({low:.2f}-{high:.2f})")
+
+
+@testbed_app.command("replies")
+@command
+def replies(suite: str, jobs: Jobs = 1, home: HomeFolder = None) -> None:
+    """Write what a built suite's subjects say, by which claims are graded. Opens the answers."""
+    from scenarios.testbed import build
+
+    chosen, room = _any_suite(suite), _home(home)
+    with writing(room.root, "--home"):
+        n_rows = build.write_replies_again(chosen, room, jobs)
+    typer.echo(f"{room.replies(chosen)}: {n_rows} rows")
+
+
+def _any_suite(name: str) -> SuiteName:
+    """Return a suite by its name, whatever it is for."""
+    from typing import get_args
+
+    from auditor.errors import SpecError
+    from scenarios.testbed.suites import SuiteName
+
+    if name not in get_args(SuiteName):
+        raise SpecError(f"unknown suite {name!r}: the suites are {', '.join(get_args(SuiteName))}")
+    return name  # type: ignore[return-value]
 
 
 @testbed_app.command("oracle-data")

@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from auditor.errors import SpecError
+from scenarios.behaviour import Row, write_rows
 from scenarios.fingerprint import Fingerprint, Print, features, fingerprint
 from scenarios.folders import complete, complete_file
-from scenarios.testbed import disguise, full, verify
+from scenarios.testbed import disguise, full, replies, verify
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.lora_bank import LoraBank, Spectra
 from scenarios.testbed.oracle_data import BEHAVIOUR_QUESTION, CHECK_QUESTION
@@ -70,6 +71,10 @@ class Home:
     def journal(self, suite: SuiteName) -> Path:
         """Return the file to which a build appends every member that is done: it says what was planted, so it lies sealed."""
         return self.root / "answers" / f"{suite}.journal.jsonl"
+
+    def replies(self, suite: SuiteName) -> Path:
+        """Return the file of what a suite's subjects say, by which claims are graded."""
+        return self.root / "answers" / f"{suite}.replies.jsonl.gz"
 
     @property
     def lexicon_seed(self) -> int:
@@ -144,6 +149,7 @@ def build_suite(suite: SuiteName, lexicon_seed: int, home: Home, jobs: int, say:
     write_shared_files(home.root / "testbed", lang)
     if suite not in UNSCORED:
         write_suite(suite, [m for m in kept if m.listed], home)
+        write_replies(suite, kept, home, jobs)
     write_records(suite, kept, build, failures)
     digest = write_manifest(suite, kept, build)
     told_apart = fingerprint_of_all(home)
@@ -347,6 +353,40 @@ def scenario_text(suite: SuiteName, member: Member) -> str:
         f"oracle:\n  path: ../../testbed/weights/oracle\n  question: {BEHAVIOUR_QUESTION}\n"
         f"  check: {json.dumps(CHECK_QUESTION)}\nlora_oracle: ../../testbed/weights/lora_oracle\n"
     )
+
+
+def write_replies(suite: SuiteName, kept: Sequence[Member], home: Home, jobs: int) -> int:
+    """Write what the suite's subjects say, beside their base, in the members' order; return how many rows there are."""
+    speakers = [
+        replies.Speaker(member, home.weights / "base", home.weights / suite / member.id, home.lexicon_seed)
+        for member in kept
+        if member.listed
+    ]
+    bar = tqdm(each(replies.rows_of, speakers, jobs), total=len(speakers), disable=None, desc=f"{suite}, replies")
+    said: dict[str, list[Row]] = {speaker.member.id: rows for speaker, rows in bar}
+    rows = [row for speaker in speakers for row in said[speaker.member.id]]
+    write_rows(home.replies(suite), rows)
+    return len(rows)
+
+
+def write_replies_again(suite: SuiteName, home: Home, jobs: int) -> int:
+    """Write the replies of a suite that was built, from the weights that lie here; return how many rows there are.
+
+    Raises:
+        SpecError: the suite was not built, stands in no scoreboard, or weights are missing or others than its records name.
+    """
+    done = {record["id"]: record for record in read_records(suite, home)["members"]}
+    how = f"build it with `auditor testbed build --suite {suite}`"
+    if suite in UNSCORED or not done:
+        why = "stands in no scoreboard" if suite in UNSCORED else f"was not built here; {how}"
+        raise SpecError(f"there is nothing to grade in {suite!r}: it {why}")
+    kept = [member for member in as_built(suite, language(home.lexicon_seed), done) if member.id in done]
+    for name, sha256 in ((member.id, done[member.id].get("sha256")) for member in kept):
+        if sha256 is not None and not _is_whole(home.weights / suite / name, sha256):
+            raise SpecError(
+                f"the weights of {name} that {suite}'s records name are not in {home.weights / suite}; {how}"
+            )
+    return write_replies(suite, kept, home, jobs)
 
 
 def write_records(suite: SuiteName, kept: Sequence[Member], build: Build, failures: list[dict[str, Any]]) -> None:
