@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from tools.claims.kind import Messages
 from tools.claims.predicate import Predicate
@@ -25,6 +25,7 @@ class Judgement:
     why: str = ""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A pinned model at temperature 0. It never learns which channel a reply is from, nor what is claimed."""
 
