@@ -322,6 +322,7 @@ def test_the_command_passes_a_provider_that_knows_the_answers(server: Process) -
         ["60", "60", "30", "30", "0", "0.94", "yes |"]
     ] * 3
     assert "It passed its examination." in done.stdout
+    assert "The examination took 19,260 tokens." in done.stdout
 
 
 def test_the_command_fails_a_provider_that_is_not_there(server: Process) -> None:

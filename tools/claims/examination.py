@@ -172,7 +172,7 @@ def report(done: Examination) -> list[str]:
     lines.append("")
     lines += [f"{s.kind}: {s.failures} judgements failed, the first because {s.why}." for s in done.scores if s.why]
     end = "It passed" if done.passed else "It did not pass"
-    return [
-        *lines,
-        f"{end} its examination. A lower end of {ENOUGH} is enough, and each kind of question has to reach it.",
-    ]
+    lines.append(
+        f"{end} its examination. A lower end of {ENOUGH} is enough, and each kind of question has to reach it."
+    )
+    return [*lines, f"The examination took {sum(done.tokens.values()):,} tokens."]
