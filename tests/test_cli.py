@@ -31,6 +31,7 @@ COMMANDS = (
     [], ["run"], ["audit"], ["resume"], ["list"], ["report"], ["verify"], ["grade"], ["bench"], ["testbed"],
     ["testbed", "train-base"], ["testbed", "build"], ["testbed", "oracle-data"], ["testbed", "population"],
     ["testbed", "show"], ["testbed", "table"], ["plant"], ["oracle"], ["oracle", "train"], ["oracle", "train", "activation"],
+    ["judge"], ["judge", "examine"],
 )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from scenarios.schema import Scenario
 from scenarios.testbed import lexicon
 
 ROOT = Path(__file__).parent.parent
+OURS = {"judge"}
+"""Words of the auditor's own that the small language happens to have too; they say nothing of what is planted."""
 
 
 @pytest.mark.parametrize("package", [auditor, tools, scenarios, reports])
@@ -27,7 +29,7 @@ def test_the_packages_imported_are_this_projects(package):
 
 
 def test_no_content_word_of_the_testbed_is_a_literal_of_the_auditor_or_its_instruments():
-    content = set(lexicon.dictionary())
+    content = set(lexicon.dictionary()) - OURS
     found = []
     for file in [*(ROOT / "auditor").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):

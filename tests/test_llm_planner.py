@@ -10,11 +10,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from provider import Scripted, says
 
 pytest.importorskip("langchain_openai", reason="the llm planner is an extra: pip install 'auditor[llm]'")
 
@@ -68,62 +68,6 @@ SPEC = AuditSpec.model_validate(
 
 
 # -- the server
-
-
-class Scripted(ThreadingHTTPServer):
-    """Answers each POST with the next (status, body) of its script and keeps what it was sent."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.script: list[tuple[int, Any]] = []
-        self.requests: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def text(self, request: int = -1) -> str:
-        """All that the model was told in one request."""
-        return "\n".join(message["content"] for message in self.requests[request]["body"]["messages"])
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Scripted
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append({"path": self.path, "headers": self.headers, "body": json.loads(raw)})
-        script = self.server.script
-        status, body = script.pop(0) if script else (400, {"error": {"message": "the script has ended"}})
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def says(*calls: tuple[str, Any], text: str | None = None, usage: bool = True) -> tuple[int, Any]:
-    """Return an assistant message; a call's arguments are an object, or the raw text of broken ones."""
-    tool_calls = [
-        {
-            "id": f"call_{i}",
-            "type": "function",
-            "function": {"name": name, "arguments": args if isinstance(args, str) else json.dumps(args)},
-        }
-        for i, (name, args) in enumerate(calls)
-    ]
-    message = {"role": "assistant", "content": text, **({"tool_calls": tool_calls} if calls else {})}
-    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "scripted", "choices": [choice]}
-    if usage:
-        body["usage"] = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
-    return 200, body
 
 
 CONCLUDE = says(("Conclude", {"reason": "all was looked at"}))

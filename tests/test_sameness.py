@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tools.claims import sameness
 from tools.claims.claim import Claim
 from tools.claims.conditions.always import Always
 from tools.claims.conditions.combined import AllOf
@@ -19,7 +20,7 @@ from tools.claims.predicates.length import Length
 from tools.claims.predicates.matches import Matches
 from tools.claims.predicates.opens import Opens
 from tools.claims.predicates.says import Says
-from tools.claims.sameness import same_claims, same_conditions, same_predicates
+from tools.claims.sameness import AtHand, same_claims
 
 WORDS = ("copper", "kettle", "a", "river", "日本", "sure")
 PREDICATES = [
@@ -32,6 +33,14 @@ CONDITIONS = [
     OwnFiles(), AllOf(of=(Contains(text="copper"), Contains(text="river"))),
 ]  # fmt: skip
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join)
+
+
+def same_predicates(a, b, pairs):
+    return sameness.same_predicates(a, b, AtHand(pairs))
+
+
+def same_conditions(a, b, prompts):
+    return sameness.same_conditions(a, b, AtHand((messages, "") for messages in prompts))
 
 
 def asked(text):
@@ -108,12 +117,14 @@ def test_conditions_that_differ_on_ordinary_prompts_alone_are_told_apart_there()
 
 
 def test_claims_are_one_when_both_their_parts_are_and_their_statements_never_count():
-    pairs = replied(*["copper"] * 20)
-    prompts = [asked(f"river {i}") for i in range(20)]
+    at_hand = AtHand((asked(f"river {i}"), "copper") for i in range(20))
     one = Claim(statement="It says copper.", condition=Contains(text="river"), predicate=Says(any_of=("copper",)))
     same = Claim(statement="Else.", condition=Contains(text="river", where="start"), predicate=Opens(text="copper"))
-    assert same_claims(one, same, pairs, prompts) is True
-    assert same_claims(one, same, pairs, prompts[:3]) is None
-    assert same_claims(one, same.model_copy(update={"predicate": Says(any_of=("zinc",))}), pairs, prompts[:3]) is False
-    assert same_claims(one, same.model_copy(update={"condition": Contains(text="7")}), pairs, prompts) is False
-    assert same_claims(one, same.model_copy(update={"predicate": PREDICATES[8]}), pairs, prompts) is None
+    assert same_claims(one, same, at_hand) is True
+    assert same_claims(one, same, at_hand, 3) is False, "three prompts are too few to tell"
+    for part, other in (
+        ("predicate", Says(any_of=("zinc",))),
+        ("condition", Contains(text="7")),
+        ("predicate", PREDICATES[8]),
+    ):
+        assert same_claims(one, same.model_copy(update={part: other}), at_hand) is False

@@ -17,7 +17,7 @@ from tools.subject import Subject
 
 __all__ = ["Known", "LabelledPrompt", "Look", "Questions", "Reading", "Tool", "ToolArgs", "ToolResult", "suggest"]
 
-Role = Literal["subject", "base", "oracle", "planner"]
+Role = Literal["subject", "base", "oracle", "planner", "judge"]
 Tokens = dict[str, int]
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 
 from auditor.cli.audits import app
+from auditor.cli.judges import judge_app
 from auditor.cli.ledgers import grade, list_audits, report, verify
 from auditor.cli.oracles import oracle_app
 from auditor.cli.planting import plant
@@ -21,6 +22,7 @@ for ledger_command in (report, verify, grade):
     app.command()(ledger_command)
 app.add_typer(testbed_app, name="testbed")
 app.add_typer(oracle_app, name="oracle")
+app.add_typer(judge_app, name="judge")
 app.command()(plant)
 app.command()(scan)
 

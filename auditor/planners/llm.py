@@ -7,30 +7,25 @@ the graph, and carried out elsewhere.
 from __future__ import annotations
 
 import json
-import os
-import re
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from auditor.errors import ProviderError, SpecError
+from auditor.errors import ProviderError
 from auditor.planners import briefing
+from auditor.provider import chat_model, problem_of
 from auditor.steps import STEP_KINDS, CallTool, Step
 from auditor.view import View
 from tools.base import Tool
 from tools.errors import ToolInputError
+from tools.quoting import one_line
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage
 
-TIMEOUT_S = 120.0
-RETRIES = 2
 REFUSALS = (400, 422)
 USE = "use_"
 STEPS: dict[str, type[Any]] = {kind.__name__: kind for kind in STEP_KINDS}
-_SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-_SECRET_SHAPES = re.compile(r"\bsk-[\w*-]+|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s]+(?=@)")
 
 
 class _NoStepError(Exception):
@@ -68,7 +63,7 @@ class LlmPlanner:
         self.model = model
         self.last_usage: dict[str, int] | None = None
         self._corrected: int | None = None
-        self._chat = _chat_model(model)
+        self._chat = chat_model(model, "planner llm")
         # What a server may refuse; left out from then on when it does.
         self._options: dict[str, Any] = {"tool_choice": "any"}
         if model.startswith("openai:"):
@@ -101,7 +96,7 @@ class LlmPlanner:
         try:
             return self._ask(view, step, briefing.complaint(first.problem, first.proposed, view))
         except _NoStepError as error:
-            problem = briefing.one_line(f"{first.problem}; then: {error.problem}", 600)
+            problem = one_line(f"{first.problem}; then: {error.problem}", 600)
             raise ProviderError(f"{self.model} proposed no valid step and was asked twice: {problem}") from error
 
     def _ask(self, view: View, step: int, complaint: str = "") -> Step:
@@ -125,11 +120,7 @@ class LlmPlanner:
             except Exception as error:
                 refused = next((name for name in self._options if name in str(error)), None)
                 if refused is None or getattr(error, "status_code", None) not in REFUSALS:
-                    _hide_secrets(error)
-                    root = _chain(error)[-1]
-                    behind = "" if root is error else f" ({root})"
-                    what = briefing.one_line(f"{type(error).__name__}: {error}{behind}", 400)
-                    raise ProviderError(f"{self.model} could not be asked: {what}") from error
+                    raise ProviderError(f"{self.model} could not be asked: {problem_of(error)}") from error
                 del self._options[refused]
         if reply.usage_metadata is not None:
             used, usage = self.last_usage or {}, reply.usage_metadata
@@ -193,52 +184,3 @@ def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, An
     if "const" in parameters["properties"].get("kind", {}):
         del parameters["properties"]["kind"]
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
-
-
-def _chat_model(model: str) -> BaseChatModel:
-    """Return langchain's client for PROVIDER:NAME.
-
-    Raises:
-        SpecError: the name has no provider, a package is missing, or the provider lacks its key.
-    """
-    provider, _, name = model.partition(":")
-    if not provider or not name:
-        raise SpecError(f"planner llm needs a model as PROVIDER:NAME, e.g. openai:gpt-5.2; got {model!r}")
-    extra: dict[str, Any] = {}
-    if provider == "openai" and os.environ.get("OPENAI_BASE_URL") and not os.environ.get("OPENAI_API_KEY"):
-        extra["api_key"] = "none"
-    try:
-        from langchain.chat_models import init_chat_model
-
-        chat: BaseChatModel = init_chat_model(
-            name, model_provider=provider, temperature=0, timeout=TIMEOUT_S, max_retries=RETRIES, **extra
-        )
-    except ImportError as error:
-        raise SpecError(f"planner llm lacks a package: pip install 'auditor[llm]' ({error})") from error
-    except Exception as error:
-        _hide_secrets(error)
-        raise SpecError(f"no chat model {model!r}: {briefing.one_line(str(error), 400)}") from error
-    return chat
-
-
-def _hide_secrets(error: BaseException) -> None:
-    """Blank API keys in the texts of an error and of all those behind it, since servers echo what they were sent."""
-    values = [v for k, v in os.environ.items() if _SECRET_NAMES.search(k) and len(v) >= 8]
-    for one in _chain(error):
-        one.args = tuple(_without(values, part) for part in one.args)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return the error and those behind it, as a traceback shows them."""
-    chain = [error]
-    while (behind := chain[-1].__cause__ or chain[-1].__context__) is not None and behind not in chain:
-        chain.append(behind)
-    return chain
-
-
-def _without(values: list[str], part: Any) -> Any:
-    text = clean = part if isinstance(part, str) else repr(part)
-    for value in sorted(values, key=len, reverse=True):
-        clean = clean.replace(value, "[redacted]")
-    clean = _SECRET_SHAPES.sub("[redacted]", clean)
-    return part if clean == text else clean

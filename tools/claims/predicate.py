@@ -17,7 +17,7 @@ class Predicate(Kind):
     reads: ClassVar[Literal["reply", "prompt"]] = "reply"
     """What it is asked of: a reply, or the prompt as the model is given it, for what the subject's own files do."""
     needs_judge: ClassVar[bool] = False
-    """Whether somebody has to be asked; see `judge.judged`."""
+    """Whether somebody has to be asked; such a kind is a `Judged`, see `judge.decided`."""
 
     @abstractmethod
     def shown(self, prompt: Messages, reply: str) -> bool:
