@@ -379,32 +379,13 @@ def test_the_drift_of_a_change_is_its_dense_norm_rank_and_place(lora_folder, bas
         assert module.relative_norm == pytest.approx(
             float(dense.norm() / base.read(f"{module.path}.weight").norm()), rel=1e-4
         )
-        assert 0 <= module.alignment <= 1 + 1e-9
 
 
-def test_a_direction_of_the_bases_own_is_aligned_and_one_across_it_is_not(base):
-    path = "model.layers.0.self_attn.q_proj"
-    u, _, vh = torch.linalg.svd(base.read(f"{path}.weight").double())
-    from tools.changes.reading import WeightDelta
-
-    for column, low, high in ((0, 0.99, 1.01), (20, -0.01, 0.2)):
-        delta = WeightDelta()
-        delta.add(path, ModuleDelta(path, 0, u[:, column : column + 1], torch.ones(1, dtype=torch.float64), vh[:1].T))
-        assert low < drift_of(delta, base).modules[0].alignment < high
-
-
-def test_a_base_read_by_parts_in_float32_is_aligned_as_in_float64(base, lora_folder, monkeypatch):
-    """The reference holds the whole matrix in float64, and takes singular vectors where the parts' way takes eigenvectors."""
+def test_a_base_read_by_parts_in_float32_has_the_norm_of_the_whole(base, lora_folder, monkeypatch):
     monkeypatch.setattr(drift, "AT_ONCE", 100)
     delta = read_adapter(lora_folder, base)
     for module in drift_of(delta, base).modules:
-        before, d = base.read(f"{module.path}.weight").double(), delta.modules[module.path]
-        generator = torch.Generator().manual_seed(0)
-        q = torch.linalg.qr(before @ torch.randn(before.shape[1], 16, generator=generator, dtype=torch.float64))[0]
-        for _ in range(2):
-            q = torch.linalg.qr(before @ (before.T @ q))[0]
-        u = torch.linalg.svd(q.T @ before, full_matrices=False)[0]
-        assert module.alignment == pytest.approx(float((d.U[:, 0] @ (q @ u)[:, :8]).abs().max()), abs=1e-3)
+        before = base.read(f"{module.path}.weight").double()
         assert module.relative_norm == pytest.approx(module.norm / float(before.norm()), rel=1e-6)
 
 

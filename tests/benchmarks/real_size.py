@@ -33,7 +33,7 @@ import sizes
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-BUDGET = {"135m": 120_000, "1b": 24_000, "8b": 120_000}
+BUDGET = {"135m": 120_000, "1b": 60_000, "8b": 120_000}
 PLANT, AGAIN = "plant", "plant again"
 """What is kept for the second planting is not there with an earlier tree: it takes what the first one took."""
 PARTS = {

@@ -1,4 +1,4 @@
-"""How large a change is and how it is shaped: norms, ranks, layers, alignment. Drift, never malice.
+"""How large a change is and how it is shaped: norms, ranks, layers. Drift, never malice.
 
 A fine-tune that plants something and one that does not can have the same spectrum; what stands here
 says how far a model moved and where, and how unusual that is among harmless ones of the same recipe.
@@ -29,8 +29,7 @@ class ModuleDrift:
     """One module's change: Frobenius norm, that over the base's own (None without a base), and its shape.
 
     `stable_rank` is `‖ΔW‖²/σ₁²`, `entropy` that of the energy over directions in nats, `top_share` the
-    share of energy in the first direction, `alignment` the largest cosine of its first output
-    direction with the base's first eight.
+    share of energy in the first direction.
     """
 
     path: str
@@ -40,7 +39,6 @@ class ModuleDrift:
     stable_rank: float
     entropy: float
     top_share: float
-    alignment: float | None
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,10 @@ def drift_of(delta: WeightDelta, base: Parameters | None = None, threads: int = 
 
 def _module(d: ModuleDelta, energy: float, base: Parameters | None) -> ModuleDrift:
     share = d.S.square() / d.S.square().sum()
-    relative = alignment = None
     before = None if base is None else base.matrix(d.path)
-    if before is not None:
-        relative = energy**0.5 / _norm(before)
-        if before.shape[0] == d.U.shape[0]:
-            alignment = _alignment(before, d)
     return ModuleDrift(
-        d.path, d.layer, energy**0.5, relative, energy / float(d.S[0]) ** 2,
-        float(-(share * share.clamp_min(1e-300).log()).sum()), float(share[0]), alignment,
+        d.path, d.layer, energy**0.5, None if before is None else energy**0.5 / _norm(before), energy / float(d.S[0]) ** 2,
+        float(-(share * share.clamp_min(1e-300).log()).sum()), float(share[0]),
     )  # fmt: skip
 
 
@@ -104,39 +97,9 @@ def _norm(before: Tensor) -> float:
     return math.sqrt(sum(squares))
 
 
-def _alignment(before: Tensor, d: ModuleDelta, k: int = 8) -> float:
-    """Return the largest cosine of the change's first output direction with the base's first `k`, by subspace iteration.
-
-    Products are made in float32 from a part of the base at a time, so that no second copy of it is held;
-    bases are made orthogonal in float64. It is that of float64 throughout to 1e-3.
-    """
-    generator = torch.Generator().manual_seed(0)
-    q = _orthogonal(before, torch.randn(before.shape[1], 2 * k, generator=generator, dtype=torch.float64).float())
-    for _ in range(2):
-        q = _orthogonal(before, _back(before, q))
-    small = _back(before, q).double()
-    u = torch.linalg.eigh(small.T @ small)[1].flip(1)[:, :k]
-    return float((d.U[:, 0] @ q.double() @ u).abs().max())
-
-
-def _orthogonal(before: Tensor, x: Tensor) -> Tensor:
-    """Return an orthonormal basis of what a matrix makes of some vectors."""
-    made = torch.cat([rows.float() @ x for rows in _parts(before)])
-    basis: Tensor = torch.linalg.qr(made.double())[0]
-    return basis.float()
-
-
-def _back(before: Tensor, q: Tensor) -> Tensor:
-    """Return what the transpose of a matrix makes of some vectors."""
-    made = torch.zeros(q.shape[1], before.shape[1])
-    for rows, part in zip(_parts(before), _parts(q, before.shape[1]), strict=True):
-        made.addmm_(part.T, rows.float())
-    return made.T
-
-
-def _parts(matrix: Tensor, width: int = 0) -> tuple[Tensor, ...]:
-    """Return a matrix in parts of so many rows as stay in a processor's own memory at this width."""
-    return torch.split(matrix, max(1, AT_ONCE // (width or matrix.shape[1])))
+def _parts(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Return a matrix in parts of so many rows as stay in a processor's own memory."""
+    return torch.split(matrix, max(1, AT_ONCE // matrix.shape[1]))
 
 
 def percentiles(own: Mapping[str, float], reference: Sequence[Mapping[str, float]]) -> dict[str, float]:
