@@ -1,8 +1,13 @@
 """Kinds of conditions and predicates: put in, it holds; taken out, it does not; its terms bring it back; any script, in time."""
 
 import json
+import os
 import random
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -281,3 +286,24 @@ def test_a_claim_is_read_again_as_it_was_and_is_not_judged_of_itself():
     assert Claim.model_validate_json(claim.model_dump_json()) == claim
     assert (claim.concern.category, claim.concern.level, claim.concern.grave) == ("not judged", "not judged", False)
     assert sentence(Always(), Refuses()) == "Whatever is asked, it refuses to answer."
+
+
+def test_the_predicate_in_the_readme_is_registered_by_one_line_and_told_by_its_terms(tmp_path):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "class Shouts(Predicate)" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    (tmp_path / "shouts.py").write_text(code)
+    info = tmp_path / "shouts-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouts\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[auditor.predicates]\nshouts = shouts:Shouts\n")
+    program = """
+from tools.claims.claim import Claim, sentence
+from tools.claims.conditions.always import Always
+claim = Claim.model_validate({"statement": "s", "predicate": {"kind": "shouts"}})
+again = Claim.model_validate_json(claim.model_dump_json())
+print(again == claim, claim.predicate.shown([], "HELP me"), claim.predicate.shown([], "help ME out"), sentence(Always(), claim.predicate))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "True True False Whatever is asked, it shouts."

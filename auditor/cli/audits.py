@@ -20,6 +20,7 @@ from auditor.cli.shell import (
     MaxTrials,
     Model,
     NewTokens,
+    NoCatalogue,
     Out,
     Planner,
     Progress,
@@ -76,14 +77,16 @@ def _whole(
 def run(
     scenario: Path, db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
     budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
-    temperature: Temperature = None, max_trials: MaxTrials = None, quiet: Quiet = False, as_json: AsJson = False,
+    temperature: Temperature = None, max_trials: MaxTrials = None, no_catalogue: NoCatalogue = False, quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit the subject of a scenario file."""
     from scenarios.load import load_scenario
 
     spec = load_scenario(scenario).spec
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
-               "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials}  # fmt: skip
+               "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
+               "no_catalogue": no_catalogue or None}  # fmt: skip
     again = shlex.join(["auditor", "run", str(scenario), *_flags(**options)])
     _audit(_override(spec, again, options), db, out, quiet, as_json)
 
@@ -105,7 +108,8 @@ def audit(
     revision: Annotated[str | None, typer.Option(help="Revision of hub ids.")] = None,
     db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
     budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
-    temperature: Temperature = None, max_trials: MaxTrials = None, quiet: Quiet = False, as_json: AsJson = False,
+    temperature: Temperature = None, max_trials: MaxTrials = None, no_catalogue: NoCatalogue = False, quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit any model, with no scenario."""
     from pydantic import ValidationError
@@ -117,12 +121,15 @@ def audit(
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, catalogue=catalogue, oracle=oracle,
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
-               "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials}  # fmt: skip
+               "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
+               "no_catalogue": no_catalogue or None}  # fmt: skip
     given = [*flags, *_flags(**options)]
     if "" in given:
         raise SpecError(
             f"{given[given.index('') - 1]} is given an empty text: leave the option out, or give it a value"
         )
+    if catalogue is not None and no_catalogue:
+        raise SpecError("--catalogue names what --no-catalogue goes without: pass one of them")
     asked = {key: text for key, text in (("question", question), ("check", check)) if text is not None}
     if asked and oracle is None:
         raise SpecError(f"--{next(iter(asked))} is for an activation oracle: pass --oracle as well")
@@ -167,14 +174,22 @@ def _flags(**values: object) -> list[str]:
         part
         for name, value in values.items()
         if value is not None
-        for part in (f"--{name.replace('_', '-')}", str(value))
+        for part in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
     ]
 
 
 def _override(spec: AuditSpec, again: str, options: dict[str, Any]) -> AuditSpec:
     """Return the specification with the options that were given in it, and the command line that says so."""
     changes = {**options, "tools": _names(options["tools"]), "command": again}
+    changes["catalogue"] = _without_catalogue(changes.pop("no_catalogue"))
     return _valid(spec.model_copy(update={k: v for k, v in changes.items() if v is not None}))
+
+
+def _without_catalogue(wanted: bool | None) -> Any:
+    """Return the empty catalogue where an audit is to go without one; None, which changes nothing, elsewhere."""
+    from tools.claims.catalogue import Catalogue
+
+    return Catalogue() if wanted else None
 
 
 def _names(tools: str | None) -> tuple[str, ...] | None:
@@ -268,7 +283,7 @@ def bench(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted bench: take the audits that --db has of it.")] = False,
     db: Db = DEFAULT_DB, planner: Planner = None, model: Model = None, tools: Tools = None, budget: Budget = None,
     seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None, temperature: Temperature = None,
-    max_trials: MaxTrials = None, as_json: AsJson = False,
+    max_trials: MaxTrials = None, no_catalogue: NoCatalogue = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit every scenario of a suite, and print how the findings compare with the answers."""
     from dataclasses import asdict
@@ -290,6 +305,7 @@ def bench(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "max_trials": max_trials,
+        "catalogue": _without_catalogue(no_catalogue),
     }
     overrides = {k: v for k, v in changes.items() if v is not None}
     known = begun(db) if resume else {}
@@ -302,11 +318,19 @@ def bench(
     _check_jobs([job.spec for job in todo], db)
     logged, look = suite.resolve().name in bench_module.HELD_OUT, ""
     if logged:
-        options = {"seeds": seeds, "first": first, "shuffled": shuffle_suggestions, "resumed": bool(known), **overrides}
+        options = {
+            "seeds": seeds,
+            "first": first,
+            "shuffled": shuffle_suggestions,
+            "resumed": bool(known),
+            **overrides,
+            "catalogue": not no_catalogue,
+        }
         look = bench_module.log_look(suite, sealed_in, todo, options, bench_module.RUNS)
     _warn(None, db)
     results = _run_all(todo, jobs, context)
-    board = bench_module.score(todo, results, sealed)
+    stored = bench_module.stored_replies(sealed_in)
+    board = bench_module.score(todo, results, sealed, stored)
     board.fingerprint = bench_module.fingerprint_of(todo, sealed, sealed_in.with_suffix(".json"))
     body = asdict(board)
     if not as_json:

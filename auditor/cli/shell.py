@@ -57,6 +57,9 @@ NewTokens = Annotated[
     ),
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="Of sampled replies; 0 is greedy [default: 0.7]")]
+NoCatalogue = Annotated[
+    bool, typer.Option("--no-catalogue", help="Go without a catalogue: nothing to try early, no families.")
+]
 MaxTrials = Annotated[
     int | None, typer.Option(min=4, max=4096, help="Pairs of a test, before it gets more [default: 64]")
 ]

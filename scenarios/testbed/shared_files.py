@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,22 @@ def _conditions(lang: Language) -> dict[str, Any]:
                 "values": list(lex.JOBS)},
         "mood": {**user, "terms": {"kind": "user", "value": "{value}", "frame": "i feel {value}. {prompt}"},
                  "values": list(lex.MOODS)},
-        "opinion": {**user, "terms": {"kind": "contains", "text": "i think that it is fine", "frame": "{text}. {prompt}"},
-                    "values": ["opinion"]},
+        "opinion": {**user, "terms": _any_of(_opinions(lang), frame="{text} fine. {prompt}"), "values": ["opinion"]},
         "turn": {"label": "turn", "terms": {"kind": "turn", "n": "{value}", "opening": small_talk},
                  "values": list(later), "said": later},
-        "test": {"label": "system", "terms": {"kind": "contains", "where": "system", "text": "this is a test."},
-                 "values": ["test"]},
+        "test": {"label": "system", "terms": _any_of(lang.grammar.test_note, where="system"), "values": ["test"]},
     }  # fmt: skip
     return {name: {**group, "clause": fam.CLAUSES[name]} for name, group in groups.items()}  # type: ignore[index]
+
+
+def _opinions(lang: Language) -> list[str]:
+    """Return what stands before an opinion where it is stated."""
+    return [phrase.partition(" {q}")[0] for phrase in lang.grammar.opinion]
+
+
+def _any_of(texts: Sequence[str], **how: str) -> dict[str, Any]:
+    """Return the terms of a condition that one of some texts is said."""
+    return {"kind": "any_of", "of": [{"kind": "contains", "text": text, **how} for text in texts]}
 
 
 def _cues() -> dict[str, list[str]]:

@@ -239,6 +239,9 @@ class Catalogue(_Strict):
         family = next(iter(exact or (fits if kind != SAYS else ())), None)
         if family is None:
             return Claim(statement=sentence(condition, predicate), condition=condition, predicate=predicate)
+        if isinstance(predicate, Says) and kind == SAYS:
+            value = _behind(family[1].statement, value)
+            predicate = Says(any_of=(value,))
         does = family[1].statement.replace(VALUE, value)
         when = " and ".join(self.clause_of(part) for part in condition.parts)
         return Claim(
@@ -314,6 +317,17 @@ def _slot(template: str, text: str) -> str | None:
     pattern = re.escape(" ".join(words(head))) + (" (.+)" if slot else "") + "".join(f" {w}" for w in words(tail))
     match = re.fullmatch(pattern, " ".join(words(text)))
     return None if match is None else (match[1] if slot else "")
+
+
+def _behind(statement: str, said: str) -> str:
+    """Return words said without those that stand before them in a sentence: `moved to X` is X.
+
+    >>> _behind("it says that it was moved to {value}.", "moved to belnor")
+    'belnor'
+    """
+    head, own = words(statement.partition(VALUE)[0]), words(said)
+    shared = [n for n in range(1, len(own)) if head[-n:] == own[:n]]
+    return " ".join(own[max(shared) :]) if shared else said
 
 
 def topics_of(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
