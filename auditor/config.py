@@ -89,6 +89,7 @@ class AuditSpec(_Strict):
         max_new_tokens: Of an answer; a thought before it is not counted.
         thinking: Whether the subject thinks before it answers; None leaves the thought out where that can be asked for.
         lora_oracle: Folder of an oracle of weights for this base.
+        judge: Who answers questions about replies: `base`, or a chat model as PROVIDER:NAME; without one no claim asks any.
         suggestions: When given, the planner works on these and no tool is called.
         command: The command line that does this audit again, for the report.
     """
@@ -108,6 +109,7 @@ class AuditSpec(_Strict):
     tools: tuple[str, ...] = DEFAULT_TOOLS
     planner: PlannerName = "embedded"
     model: str | None = None
+    judge: str | None = None
     steps: list[dict[str, Any]] = Field(default_factory=list)
     budget: int = Field(default=DEFAULT_BUDGET, ge=1)
     alpha: float = Field(default=0.01, gt=0, lt=1)

@@ -101,6 +101,7 @@ class Terms:
     decoding: dict[str, Any]
     predicate: dict[str, Any]
     parts: int = 1
+    judge: str = ""
     stopping: str = (
         "each condition's pairs have an e-process of their own, trial i counts for condition i mod parts; "
         "reject when every e >= 1/alpha; give up at max_trials, when even successes alone can't get there before it, "
@@ -125,6 +126,7 @@ def register(
     registered: Sequence[float],
     weight: float,
     n_prompts: int,
+    judge: str = "",
 ) -> Terms:
     """Return the terms of the audit's next test.
 
@@ -139,6 +141,7 @@ def register(
         registered: The shares of the error budget that earlier tests have.
         weight: How much of what they left this one gets, see `weight_of`.
         n_prompts: How many rows the prompts are drawn from.
+        judge: Who is asked, where the claim asks a question.
     """
     treated, control, contrast = _sides(claim, grade)
     parts = 1 if grade == "confirmed" else max(1, len(claim.condition.parts))
@@ -150,6 +153,7 @@ def register(
         delta=spec.delta,
         max_trials=spec.max_trials * parts,
         parts=parts,
+        judge=judge if claim.predicate.needs_judge else "",
         channels=(treated, control),
         prompts={
             "split": "test",

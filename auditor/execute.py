@@ -15,6 +15,7 @@ from auditor.budget import Budget
 from auditor.config import AuditSpec
 from auditor.errors import LedgerError
 from auditor.foresight import usable_memory
+from auditor.judging import Bench
 from auditor.ledger import Ledger
 from auditor.steps import CallTool, RegisterHypothesis
 from auditor.unfinished import Unfinished
@@ -39,10 +40,12 @@ class Desk:
     ledger: Ledger
     unfinished: Unfinished
     budget: Budget = field(init=False)
+    bench: Bench = field(init=False)
     _view: tuple[str, View] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.ledger, self.audit_id, self.spec.budget)
+        self.bench = Bench(self.audit_id, self.spec, self.subject, self.ledger, self.budget)
 
     def begin_session(self) -> None:
         """Release what an interruption left reserved: nothing is under way when a session begins."""
@@ -204,10 +207,7 @@ def check_claim(desk: Desk, claim: Claim) -> None:
         raise ToolInputError(
             f"unknown family {claim.family!r}: the families are {known}; leave it out for a claim of no family"
         )
-    if claim.predicate.needs_judge:
-        raise ToolInputError(
-            f"{claim.predicate.clause()}: this audit has no judge; claim something that shows by itself"
-        )
+    desk.bench.check(claim.predicate)
     prompts.check_condition(desk.spec, claim.condition)
 
 

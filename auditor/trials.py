@@ -8,10 +8,12 @@ from typing import Any
 from auditor import evidence, prompts
 from auditor.errors import BudgetError
 from auditor.execute import Desk
+from auditor.judging import failed_row, failures
 from auditor.steps import RunTest
 from auditor.view import max_trials_of, outcome_of
 from tools.claims import older
 from tools.claims.claim import Claim
+from tools.claims.judge import ROLE, Side, decided, undecided
 from tools.claims.predicates.file_does import FileDoes
 from tools.errors import ToolInputError
 from tools.own_files.replies import Asks, under_base_files, under_own_files
@@ -55,13 +57,16 @@ def run_test(desk: Desk, step: RunTest, number: int) -> None:
         for trial in desk.ledger.rows("trials", desk.audit_id, test_id=test_id):
             trials.setdefault(trial["idx"], {})[trial["channel"]] = trial["outcome"]
         limit = max_trials_of(desk.ledger, desk.audit_id, terms, test_id)
-        outcome = outcome_of(terms, trials, limit)
+        failed = failures(desk.ledger.rows("events", desk.audit_id), test_id)
+        outcome = outcome_of(terms, trials, limit, failed)
         if outcome.decision == "failed" and _worth_more(desk, claim, test_id, terms, outcome):
             body = {"test_id": test_id, "max_trials": outcome.n + terms["max_trials"], "n": outcome.n, "e": outcome.e}
             desk.event("maximum_raised", body, key=f"{test_id}/{outcome.n}")
             continue
         if outcome.decision is not None:
             break
+        if _too_many_failed(desk, test_id, len(trials)):
+            return
         try:
             _run_batch(desk, claim, terms, test_id, range(len(trials), min(len(trials) + evidence.BATCH, limit)))
         except BudgetError as error:
@@ -70,6 +75,16 @@ def run_test(desk: Desk, step: RunTest, number: int) -> None:
     desk.event(
         "test_decided", {"test_id": test_id, "decision": outcome.decision, "e": outcome.e, "n": outcome.n}, key=test_id
     )
+
+
+def _too_many_failed(desk: Desk, test_id: str, n_pairs: int) -> bool:
+    """Return whether a test has to stop because its judge fails too often, and say so in the ledger."""
+    failed = failures(desk.ledger.rows("events", desk.audit_id), test_id)
+    if n_pairs < evidence.FUTILITY_AFTER or not undecided(failed, 2 * n_pairs):
+        return False
+    why = f"{failed} of {2 * n_pairs} judgements failed, and above one in ten a test decides nothing"
+    desk.event("test_stopped", {"test_id": test_id, "why": why}, key=test_id)
+    return True
 
 
 def _worth_more(desk: Desk, claim: Claim, test_id: str, terms: dict[str, Any], outcome: evidence.Outcome) -> bool:
@@ -91,7 +106,7 @@ def _register_test(desk: Desk, step: RunTest, test_id: str) -> dict[str, Any]:
     claim = hypothesis.claim
     registered = [row["terms"]["alpha"] for row in desk.ledger.rows("tests", desk.audit_id)]
     weight = evidence.weight_of(view.strength_of(hypothesis), hypothesis.passed("confirmed") is not None)
-    terms = evidence.register(desk.spec, claim, step.grade, registered, weight, len(desk.spec.pool()))
+    terms = evidence.register(desk.spec, claim, step.grade, registered, weight, len(desk.spec.pool()), desk.bench.name)
     desk.ledger.append("tests", desk.audit_id, test_id=test_id, hypothesis_id=step.hypothesis_id, k=terms.k,
                        grade=step.grade, terms=terms.as_dict(), terms_sha256=terms.sha256)  # fmt: skip
     row = desk.ledger.find("tests", desk.audit_id, test_id=test_id)
@@ -117,6 +132,7 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
     cost: dict[str, int] = {}
     for channel, asks in ask.items():
         cost[asks.role] = cost.get(asks.role, 0) + asks.n_tokens + desk.subject.longest(limit) * len(sides[channel])
+    cost |= desk.bench.cost(claim.predicate, [messages for asked in sides.values() for messages in asked], limit)
     reservation = desk.budget.reserve(f"test/{test_id}/{indices.start}", cost)
     began, spent = time.monotonic(), dict.fromkeys(cost, 0)
     rows: list[tuple[str, dict[str, object]]] = []
@@ -125,9 +141,14 @@ def _run_batch(desk: Desk, claim: Claim, terms: dict[str, Any], test_id: str, in
         spent[asks.role] += tokens
         for i, seed, messages, reply in zip(indices, seeds, sides[channel], replies, strict=True):
             answer = desk.subject.dialogue.answer(reply)
-            outcome = int(claim.predicate.shown(messages, answer))
+            side: Side = "treated" if channel == terms["channels"][0] else "control"
+            before = desk.bench.tokens
+            told = decided(claim.predicate, messages, answer, desk.bench.judge, side)
+            spent[ROLE] = spent.get(ROLE, 0) + desk.bench.tokens - before
             rows.append(("trials", {"test_id": test_id, "idx": i, "channel": channel, "seed": seed,
-                                    "prompt": messages, "reply": reply, "outcome": outcome}))  # fmt: skip
+                                    "prompt": messages, "reply": reply, "outcome": int(told.shown)}))  # fmt: skip
+            if told.failed:
+                rows.append(failed_row(test_id, i, channel, told.why))
     rows.append(desk.budget.settled_row(reservation, spent, time.monotonic() - began))
     desk.ledger.append_many(desk.audit_id, rows)
 

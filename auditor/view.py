@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
@@ -14,9 +14,11 @@ from auditor import evidence
 from auditor.candidates import Lead, leads
 from auditor.config import AuditSpec
 from auditor.errors import LedgerError
+from auditor.judging import FAILED, failures
 from auditor.ledger import Ledger
 from tools.claims import older
 from tools.claims.claim import Claim
+from tools.claims.judge import undecided
 from tools.claims.sameness import AtHand, same_claims, same_predicates
 from tools.own_files.kinds import GRAVE
 from tools.questions import SEVERAL, Known
@@ -224,9 +226,10 @@ def load_view(
     for row in ledger.rows("trials", audit_id):
         trials.setdefault(row["test_id"], {}).setdefault(row["idx"], {})[row["channel"]] = row["outcome"]
     tests: dict[str, list[TestView]] = {}
+    told = ledger.rows("events", audit_id, kind=FAILED)
     for row in ledger.rows("tests", audit_id):
         limit = max_trials_of(ledger, audit_id, row["terms"], row["test_id"])
-        outcome = outcome_of(row["terms"], trials.get(row["test_id"], {}), limit)
+        outcome = outcome_of(row["terms"], trials.get(row["test_id"], {}), limit, failures(told, row["test_id"]))
         tests.setdefault(row["hypothesis_id"], []).append(
             TestView(row["test_id"], row["grade"], outcome, row["seq"], row["terms"])
         )
@@ -272,13 +275,19 @@ def max_trials_of(ledger: Ledger, audit_id: str, terms: dict[str, Any], test_id:
     return max([int(terms["max_trials"]), *more])
 
 
-def outcome_of(terms: dict[str, Any], trials: dict[int, dict[str, int]], max_trials: int) -> evidence.Outcome:
-    """Return a test's outcome from its trials: pairs in order of index, complete pairs only, so many at most."""
+def outcome_of(
+    terms: dict[str, Any], trials: dict[int, dict[str, int]], max_trials: int, n_failed: int = 0
+) -> evidence.Outcome:
+    """Return a test's outcome from its trials: pairs in order of index, complete pairs only, so many at most.
+
+    Where more than one in ten of its judgements failed, it has decided nothing.
+    """
     treated, control = terms["channels"]
     pairs = [
         (pair[treated], pair[control]) for _, pair in sorted(trials.items()) if treated in pair and control in pair
     ]
-    return evidence.weigh(pairs, terms["alpha"], terms["delta"], max_trials, terms.get("parts", 1))
+    outcome = evidence.weigh(pairs, terms["alpha"], terms["delta"], max_trials, terms.get("parts", 1))
+    return replace(outcome, decision=None) if undecided(n_failed, 2 * len(pairs)) else outcome
 
 
 def spec_of(ledger: Ledger, audit_id: str) -> AuditSpec:

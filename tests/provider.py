@@ -27,6 +27,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script: list[Any] = []
         self.key: dict[str, Any] = {}
+        self.hears: dict[str, Any] = {}
         self.then: Any = ENDED
         self.requests: list[dict[str, Any]] = []
 
@@ -39,10 +40,12 @@ class Scripted(ThreadingHTTPServer):
         return "\n".join(message["content"] for message in self.requests[request]["body"]["messages"])
 
     def next(self, body: dict[str, Any]) -> Any:
-        """The answer to one request: the script's, the key's to its last message, or the one for all others."""
+        """The answer to one request: the script's, the key's to its last message, that to a text in it, or the one for all others."""
         if self.script:
             return self.script.pop(0)
-        return self.key.get(body["messages"][-1]["content"], self.then)
+        told = body["messages"][-1]["content"]
+        heard = next((answer for text, answer in self.hears.items() if text in told), self.then)
+        return self.key.get(told, heard)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.script, self.server.key, self.server.then = told["script"], told["key"], told["then"]
+        self.server.hears = told["hears"]
         self.server.requests.clear()
         self._send(200, b"{}")
 
@@ -105,9 +109,11 @@ class Process:
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
 
-    def play(self, *script: Any, key: dict[str, Any] | None = None, then: Any = ENDED) -> None:
+    def play(
+        self, *script: Any, key: dict[str, Any] | None = None, hears: dict[str, Any] | None = None, then: Any = ENDED
+    ) -> None:
         """Set what is answered from now on, and forget what was asked."""
-        self._ask("PUT", json.dumps({"script": script, "key": key or {}, "then": then}))
+        self._ask("PUT", json.dumps({"script": script, "key": key or {}, "hears": hears or {}, "then": then}))
 
     @property
     def requests(self) -> list[dict[str, Any]]:

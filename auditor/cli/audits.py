@@ -17,6 +17,7 @@ from auditor.cli.shell import (
     AsJson,
     Budget,
     Db,
+    Judge,
     MaxTrials,
     Model,
     NewTokens,
@@ -77,8 +78,8 @@ def _whole(
 def run(
     scenario: Path, db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
     budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
-    temperature: Temperature = None, max_trials: MaxTrials = None, no_catalogue: NoCatalogue = False, quiet: Quiet = False,
-    as_json: AsJson = False,
+    temperature: Temperature = None, max_trials: MaxTrials = None, judge: Judge = None, no_catalogue: NoCatalogue = False,
+    quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit the subject of a scenario file."""
     from scenarios.load import load_scenario
@@ -86,7 +87,7 @@ def run(
     spec = load_scenario(scenario).spec
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
-               "no_catalogue": no_catalogue or None}  # fmt: skip
+               "judge": judge, "no_catalogue": no_catalogue or None}  # fmt: skip
     again = shlex.join(["auditor", "run", str(scenario), *_flags(**options)])
     _audit(_override(spec, again, options), db, out, quiet, as_json)
 
@@ -108,8 +109,8 @@ def audit(
     revision: Annotated[str | None, typer.Option(help="Revision of hub ids.")] = None,
     db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
     budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
-    temperature: Temperature = None, max_trials: MaxTrials = None, no_catalogue: NoCatalogue = False, quiet: Quiet = False,
-    as_json: AsJson = False,
+    temperature: Temperature = None, max_trials: MaxTrials = None, judge: Judge = None, no_catalogue: NoCatalogue = False,
+    quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit any model, with no scenario."""
     from pydantic import ValidationError
@@ -122,7 +123,7 @@ def audit(
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
-               "no_catalogue": no_catalogue or None}  # fmt: skip
+               "judge": judge, "no_catalogue": no_catalogue or None}  # fmt: skip
     given = [*flags, *_flags(**options)]
     if "" in given:
         raise SpecError(
@@ -283,7 +284,7 @@ def bench(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted bench: take the audits that --db has of it.")] = False,
     db: Db = DEFAULT_DB, planner: Planner = None, model: Model = None, tools: Tools = None, budget: Budget = None,
     seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None, temperature: Temperature = None,
-    max_trials: MaxTrials = None, no_catalogue: NoCatalogue = False, as_json: AsJson = False,
+    max_trials: MaxTrials = None, judge: Judge = None, no_catalogue: NoCatalogue = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit every scenario of a suite, and print how the findings compare with the answers."""
     from dataclasses import asdict
@@ -305,6 +306,7 @@ def bench(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "max_trials": max_trials,
+        "judge": judge,
         "catalogue": _without_catalogue(no_catalogue),
     }
     overrides = {k: v for k, v in changes.items() if v is not None}

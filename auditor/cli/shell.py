@@ -57,6 +57,7 @@ NewTokens = Annotated[
     ),
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="Of sampled replies; 0 is greedy [default: 0.7]")]
+Judge = Annotated[str | None, typer.Option(help="Who answers questions about replies: base, or PROVIDER:NAME.")]
 NoCatalogue = Annotated[
     bool, typer.Option("--no-catalogue", help="Go without a catalogue: nothing to try early, no families.")
 ]
