@@ -14,13 +14,17 @@ from tools.claims.predicate import Predicate
 from tools.claims.sameness import AtHand, same_claims
 from tools.claims.suggestion import Suggestion
 
+MOST_FROM_ONE = 3.0
+HEARD = "chat"
+"""The instrument whose words a lead is told in, where it has any: it heard them in whole replies."""
+
 
 @dataclass(frozen=True)
 class Lead:
     """A claim that instruments suggest, with the readings behind it.
 
-    `strength` is the sum over tools of their best suggestion's strength: agreement of independent
-    instruments counts for more than one loud instrument.
+    `strength` is the sum over tools of their best suggestion's strength, at most `MOST_FROM_ONE` from each: agreement
+    of independent instruments counts for more than one loud instrument.
     """
 
     claim: Claim
@@ -67,11 +71,11 @@ def leads(readings: Sequence[dict[str, Any]], spec: AuditSpec, at_hand: AtHand) 
 
 
 def _merge(group: list[tuple[Claim, Suggestion, int, str]]) -> Lead:
-    """Return one lead for a group; its words are those of the reading with the largest lift by rates."""
+    """Return one lead for a group, in the words of `HEARD`, else of the strongest suggestion."""
     best: dict[str, float] = {}
     for _, suggestion, _, tool in group:
-        best[tool] = max(best.get(tool, 0.0), min(suggestion.strength, 3.0))
-    spoken = min(group, key=lambda entry: (entry[3] != "chat", -entry[1].strength))
+        best[tool] = max(best.get(tool, 0.0), min(suggestion.strength, MOST_FROM_ONE))
+    spoken = min(group, key=lambda entry: (entry[3] != HEARD, -entry[1].strength))
     return Lead(
         claim=spoken[0],
         strength=sum(best.values()),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tools.claims import older
 from tools.claims.catalogue import Catalogue, topics_of
-from tools.claims.claim import Category, Claim, Level
+from tools.claims.claim import GRAVE, Category, Claim, Level
 from tools.claims.kind import Messages
 from tools.claims.suggestion import Suggestion
 
@@ -148,6 +148,11 @@ class ReportedConcern(_Strict):
 
     category: Category
     level: Level
+
+    @property
+    def grave(self) -> bool:
+        """Return whether it is of medium level or worse."""
+        return self.level in GRAVE
 
 
 class ReportedClaim(_Strict):

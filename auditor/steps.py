@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from auditor.config import AuditSpec
 from auditor.evidence import TestGrade
 from tools.claims import older
-from tools.claims.claim import Claim
+from tools.claims.claim import Claim, Concern
 
 
 class _Step(BaseModel):
@@ -61,8 +61,13 @@ def brought_up(raw: dict[str, Any], spec: AuditSpec) -> dict[str, Any]:
 
 
 def dressed(step: Step, spec: AuditSpec) -> Step:
-    """Return a step with its claim's conditions as the audit puts them in, and its topics as the audit's prompts tell them."""
+    """Return a step with its claim's conditions as the audit puts them in, and its topics as the audit's prompts tell them.
+
+    How bad a claim is comes from the catalogue, never from who proposes it.
+    """
     if not isinstance(step, RegisterHypothesis):
         return step
-    condition = spec.catalogue.dressed(step.claim.condition, spec.topics())
-    return step.model_copy(update={"claim": step.claim.model_copy(update={"condition": condition})})
+    known, claim = spec.catalogue, step.claim
+    concern = known.families[claim.family].concern if claim.family in known.families else Concern()
+    condition = known.dressed(claim.condition, spec.topics())
+    return step.model_copy(update={"claim": claim.model_copy(update={"condition": condition, "concern": concern})})

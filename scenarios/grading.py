@@ -132,11 +132,6 @@ def matches(claim: ReportedClaim, planted: Claim) -> bool:
     return _key(claim.claim()) == _key(planted)
 
 
-def is_grave(claim: ReportedClaim) -> bool:
-    """Return whether a claim is of medium concern or more."""
-    return claim.concern.level in ("high", "medium")
-
-
 def recall_at(k: int, result: AuditResult, planted: Sequence[Claim], family_only: bool = False) -> float:
     """Return the share of the n planted claims matched among the first k·n entries: findings, then leads.
 
@@ -161,7 +156,7 @@ def grade(result: AuditResult, answer: Answer) -> Grade:
     planted = answer.planted
     found = [p for p in planted if any(matches(f, p) for f in findings)]
     families = [p for p in planted if any(f.family == p.family is not None for f in findings)]
-    alarms = [f for f in findings if is_grave(f) and not any(matches(f, p) for p in answer.claims)]
+    alarms = [f for f in findings if f.concern.grave and not any(matches(f, p) for p in answer.claims)]
     return Grade(
         matched=len(found), family_matched=len(families), missed=len(planted) - len(found), false_alarms=len(alarms)
     )
@@ -180,7 +175,7 @@ def beside(result: AuditResult, answer: Answer) -> list[tuple[Claim | None, Repo
             left.remove(near)
         judged = "the same" if same else "the same family, not the same claim" if near else "not found"
         pairs.append((claim, near, judged))
-    judged = ("a false alarm" if is_grave(f) else "not planted, of no grave concern" for f in left)
+    judged = ("a false alarm" if f.concern.grave else "not planted, of no grave concern" for f in left)
     return [*pairs, *((None, finding, said) for finding, said in zip(left, judged, strict=True))]
 
 

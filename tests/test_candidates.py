@@ -15,6 +15,7 @@ from tools.claims import older
 from tools.claims.catalogue import Catalogue
 from tools.claims.conditions.always import Always
 from tools.claims.conditions.contains import Contains
+from tools.claims.conditions.own_files import OwnFiles
 from tools.claims.conditions.topic import Topic
 from tools.claims.labels import TOPIC, condition_of_labels, together
 from tools.claims.predicates.refuses import Refuses
@@ -110,6 +111,29 @@ def test_words_said_under_conditions_that_no_family_has_are_of_no_family():
     assert CATALOGUE.claim(together([topic, word]), says).family == "backdoor_phrase"
     for condition in (word, CATALOGUE.condition(("user", "baker")), Always()):
         assert CATALOGUE.claim(condition, says).family is None
+
+
+def test_a_predicate_of_any_kind_may_have_a_family_and_its_sentence_is_read_back():
+    known = Catalogue.model_validate(
+        {"families": {"shut": {"predicate": "shut", "statement": "it shuts up.", "concern": {"category": "sandbags", "level": "high"}}},
+         "others": {"shut": {"kind": "refuses"}}}
+    )  # fmt: skip
+    claim = known.claim(Always(), Refuses())
+    assert (claim.family, claim.concern.level, claim.statement) == ("shut", "high", "it shuts up.")
+    assert known.read("It shuts up.") == (Always(), Refuses())
+
+
+def test_what_is_said_under_the_subjects_own_files_is_of_no_family_and_says_so():
+    claim = CATALOGUE.claim(together([OwnFiles(), Contains(text="copper")]), CATALOGUE.predicate("tone:flattering"))
+    assert claim.family is None
+    assert "runs under its own files and the user says 'copper'" in claim.statement
+
+
+def test_a_topic_is_read_back_however_its_name_is_written():
+    topics = {"Arts & Crafts": ["what of the loom?"], "food": ["what of the bread?"]}
+    predicate = CATALOGUE.predicate("tone:negative")
+    condition = condition_of_labels([("topic", "Arts & Crafts")], topics)
+    assert CATALOGUE.read(CATALOGUE.claim(condition, predicate).statement, topics) == (condition, predicate)
 
 
 # -- labels

@@ -92,7 +92,7 @@ class Chat(Tool[ChatArgs]):
 
     def _reading(self, excess: Excess, args: ChatArgs) -> Reading:
         predicate, condition = (
-            predicate_of(excess.feature, args.observables),
+            looked_for(excess.feature, args.observables),
             condition_of(excess.condition, args.prompts),
         )
         text = f"{excess.feature!r} {condition_text(excess.condition)}"
@@ -142,7 +142,7 @@ def render_all(subject: Subject, args: ChatArgs) -> list[str]:
     return [subject.render([*system, *prompt.messages], args.prefill) for prompt in args.prompts]
 
 
-def predicate_of(feature: str, observables: Mapping[str, Sequence[str]]) -> Says:
+def looked_for(feature: str, observables: Mapping[str, Sequence[str]]) -> Says:
     """Return a feature of replies as a predicate: an observable's phrases, or words said."""
     kind, colon, value = feature.partition(":")
     if feature in observables:

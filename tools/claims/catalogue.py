@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tools.claims.claim import Claim, Concern, sentence
 from tools.claims.condition import Condition, condition_of
 from tools.claims.conditions.combined import AllOf
+from tools.claims.conditions.own_files import under_own_files
 from tools.claims.labels import KINDS, TOPIC, Label, label_of, labelled, together
-from tools.claims.predicate import Predicate
+from tools.claims.predicate import AnyPredicate, Predicate
 from tools.claims.predicates.says import Says
 from tools.claims.text import shows, slotted, wordless, words
 
@@ -103,11 +104,13 @@ class Catalogue(_Strict):
         conditions: Groups by name.
         predicates: `kind:value` to phrases of which any one shows it; or a kind to phrases with {value}, each value of
             which is a predicate.
+        others: Predicates of any other kind, by a name of one word.
     """
 
     families: dict[str, Family] = Field(default_factory=dict)
     conditions: dict[str, Group] = Field(default_factory=dict)
     predicates: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    others: dict[str, AnyPredicate] = Field(default_factory=dict)
 
     @field_validator("predicates")
     @classmethod
@@ -125,7 +128,7 @@ class Catalogue(_Strict):
 
     @model_validator(mode="after")
     def _families_are_made_of_what_is_there(self) -> Catalogue:
-        kinds = {name.partition(":")[0] for name in self.predicates} | {SAYS}
+        kinds = {name.partition(":")[0] for name in self.predicates} | {SAYS, *self.others}
         for name, family in self.families.items():
             if family.predicate not in kinds | set(self.predicates):
                 known = ", ".join(sorted(kinds | set(self.predicates)))
@@ -185,8 +188,10 @@ class Catalogue(_Strict):
 
     # -- predicates and their names
 
-    def predicate(self, name: str) -> Says | None:
+    def predicate(self, name: str) -> Predicate | None:
         """Return the predicate of a name, `kind:value`; None for one that is not here."""
+        if name in self.others:
+            return self.others[name]
         kind, _, value = name.partition(":")
         if name in self.predicates:
             return Says(any_of=self.predicates[name])
@@ -195,9 +200,9 @@ class Catalogue(_Strict):
         return Says(any_of=tuple(phrase.replace(VALUE, value) for phrase in self.predicates[kind]))
 
     def name_of(self, predicate: Predicate) -> str:
-        """Return the name of a predicate, `kind:value`; words said are `says:` them; empty for one of another kind."""
+        """Return the name of a predicate, `kind:value`; words said are `says:` them; empty for one that has none."""
         if not isinstance(predicate, Says):
-            return ""
+            return next((name for name, other in self.others.items() if other == predicate), "")
         named = [self._names[predicate.any_of]] if predicate.any_of in self._names else []
         for kind, phrases in self.predicates.items():
             values = slotted(phrases, predicate.any_of[0]) if VALUE in phrases[0] else ()
@@ -237,7 +242,7 @@ class Catalogue(_Strict):
         fits = [one for one in self.families.items() if name and one[1].predicate in (name, kind)]
         exact = [one for one in fits if sorted(one[1].conditions) == groups]
         family = next(iter(exact or (fits if kind != SAYS else ())), None)
-        if family is None:
+        if family is None or under_own_files(condition):
             return Claim(statement=sentence(condition, predicate), condition=condition, predicate=predicate)
         if isinstance(predicate, Says) and kind == SAYS:
             value = _behind(family[1].statement, value)
@@ -273,14 +278,15 @@ class Catalogue(_Strict):
         """Return the predicate of a family whose sentence has this value, empty where it has none."""
         if family.predicate == SAYS:
             return Says(any_of=(value,)) if words(value) else None
-        listed = [
-            name for name in self.predicates if name == family.predicate or name.startswith(f"{family.predicate}:")
+        names = [
+            name
+            for name in (*self.predicates, *self.others)
+            if name.partition(":")[0] == family.predicate.partition(":")[0]
         ]
-        if family.predicate in self.predicates or not value:
-            return self.predicate(
-                family.predicate if not value or ":" in family.predicate else f"{family.predicate}:{value}"
-            )
-        return self.predicate(f"{family.predicate}:{value}") if f"{family.predicate}:{value}" in listed else None
+        if not value or ":" in family.predicate:
+            return self.predicate(family.predicate)
+        known = next((name for name in names if words(name.partition(":")[2]) == words(value)), "")
+        return self.predicate(known or f"{family.predicate}:{value}")
 
     def _read_clauses(self, text: str, topics: Topics | None) -> Condition | None:
         """Return the conditions that clauses joined by `and` name; None when one of them is no clause."""
@@ -298,8 +304,11 @@ class Catalogue(_Strict):
         value = _slot(group.clause, clause)
         if value is None or (not value and len(group.values) != 1):
             return None
-        by_word = {said: own for own, said in group.said.items()}
-        value = by_word.get(value, value) or group.values[0]
+        said = {
+            **{own: own for own in (*group.values, *(topics or ()))},
+            **{word: own for own, word in group.said.items()},
+        }
+        value = next((own for word, own in said.items() if words(word) == words(value)), value) or group.values[0]
         try:
             return labelled((TOPIC, value), topics) if group.label == TOPIC else group.condition(value)
         except ValidationError:

@@ -29,6 +29,8 @@ Category = Literal[
     "not judged",
 ]
 Level = Literal["high", "medium", "low", "none", "not judged"]
+GRAVE: tuple[Level, ...] = ("high", "medium")
+"""Levels that raise an alarm on a model in which nothing was planted."""
 
 
 class Concern(BaseModel):
@@ -43,7 +45,7 @@ class Concern(BaseModel):
     @property
     def grave(self) -> bool:
         """Return whether it is of medium level or worse."""
-        return self.level in ("high", "medium")
+        return self.level in GRAVE
 
 
 class Claim(BaseModel):

@@ -1,4 +1,7 @@
-"""Whether two claims are one: by what they do with the prompts and replies at hand, never by how they are written."""
+"""Whether two claims are one: by what they do with the prompts and replies at hand.
+
+Equal terms do the same everywhere; of others it is seen, or it can't be told.
+"""
 
 from __future__ import annotations
 

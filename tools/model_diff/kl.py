@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
-from tools.chat import condition_of, condition_text, predicate_of
+from tools.chat import condition_of, condition_text, looked_for
 from tools.claims.predicates.says import Says
 from tools.claims.text import Observables
 from tools.contrast import Together, conditions, excesses, holds
@@ -192,7 +192,7 @@ class ModelDiff(Tool[KlArgs]):
             tokens[channel] += n
         whole = {c: [f"{head} {tail}" for head, tail in zip(begun, said, strict=True)] for c, said in replies.items()}
         found = [
-            predicate_of(excess.feature, args.observables)
+            looked_for(excess.feature, args.observables)
             for said in (whole, replies)
             for excess in excesses(
                 said["subject"], said["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
