@@ -14,7 +14,8 @@ from tools.claims.suggestion import Suggestion
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
-Grade = Literal["suggested", "confirmed", "localised"]
+Grade = Literal["suggested", "confirmed", "localised", "causal"]
+"""How much a claim has been shown; nothing reaches `causal` yet, which asks for a change of weights that takes it away."""
 Speaker = Literal["system", "user", "assistant"]
 Thinking = Literal["on", "off"]
 DEFAULT_BUDGET = 300_000

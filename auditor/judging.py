@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auditor.budget import Budget
 from auditor.config import AuditSpec
@@ -16,7 +16,9 @@ from tools.claims.kind import Messages
 from tools.claims.predicate import Predicate
 from tools.claims.predicates.judged import Judged
 from tools.errors import ToolInputError
-from tools.subject import Subject
+
+if TYPE_CHECKING:
+    from tools.subject import Subject
 
 BASE = "base"
 """How an audit names its trusted base as its judge."""

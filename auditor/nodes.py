@@ -11,7 +11,6 @@ from auditor.outlook import Outlook, outlook
 from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step, brought_up, dressed
-from auditor.view import View
 from tools.changes import rounding
 from tools.errors import AuditorError
 from tools.subject import Subject
@@ -159,20 +158,30 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
             desk.ledger.append_many(desk.audit_id, [desk.budget.settled_row(reservation, spent, 0.0)])
     by = type(planner).__name__
     if step is None or problem:
-        step, by = _instead(desk, view, number), "EmbeddedPlanner"
+        step, by = _instead(desk, number), "EmbeddedPlanner"
     desk.event("step_proposed", {"step": step.model_dump(mode="json"), "by": by}, key=str(number))
     return step
 
 
-def _instead(desk: Desk, view: View, number: int) -> Step:
-    """Return the embedded planner's step in place of one that can't be taken; a conclusion where it has none either."""
+def _instead(desk: Desk, number: int) -> Step:
+    """Return the embedded planner's step in place of one that can't be taken; a conclusion where it has none either.
+
+    A claim that no test can decide is put down as refused, and the next lead is taken.
+    """
+    left = ""
     try:
-        step = EmbeddedPlanner().propose(view, number)
-        left = problem_with(desk, step)
+        for _ in range(len(desk.view().leads) + 1):
+            step = EmbeddedPlanner().propose(desk.view(), number)
+            left = problem_with(desk, step)
+            if not left:
+                return step
+            if not isinstance(step, RegisterHypothesis):
+                break
+            desk.event("step_invalid", {"step": number, "problem": left, "proposed": step.model_dump(mode="json")})
     except Exception as error:  # an instrument's follow-up may fail in any way, and the audit goes on
         left = f"{type(error).__name__}: {error}"
         desk.event("planner_failed", {"step": number, "problem": left})
-    return Conclude(reason=f"no valid step was left: {left}") if left else step
+    return Conclude(reason=f"no valid step was left: {left}")
 
 
 def problem_with(desk: Desk, step: Step) -> str:

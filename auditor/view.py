@@ -95,6 +95,8 @@ class View:
     tools: Mapping[str, Tool[Any]] = field(default_factory=dict)
     files_alone: bool = False
     at_hand: AtHand = field(default_factory=AtHand)
+    refused: tuple[Claim, ...] = ()
+    """Claims that a planner proposed and no test of this audit can decide."""
 
     @property
     def budget_left(self) -> int:
@@ -179,6 +181,14 @@ class View:
             if not any(self.same(h, lead.claim) for h in self.hypotheses) and not self.explained(lead.claim)
         ]  # fmt: skip
 
+    def testable(self) -> list[Lead]:
+        """Return the open leads that were not refused, strongest first."""
+        return [
+            lead
+            for lead in self.open_leads()
+            if not any(same_claims(lead.claim, c, self.at_hand) for c in self.refused)
+        ]
+
     def untested_best(self) -> list[Lead]:
         """Return those of the best leads that still have to be dealt with before nothing can be concluded."""
         best = self.leads[:REQUIRED_LEADS]
@@ -244,9 +254,12 @@ def load_view(
     calls = [row for row in all_calls if row["state"] in ("settled", "failed")]
     done = ledger.find("events", audit_id, kind="survey_done") is not None
     alone = files_alone(ledger, audit_id)
+    invalid = [row["body"].get("proposed") for row in ledger.rows("events", audit_id, kind="step_invalid")]
+    raw = [one["claim"] for one in invalid if isinstance(one, dict) and one.get("kind") == "register_hypothesis"]
+    refused = tuple(older.claim(one, spec.catalogue, topics) for one in raw)
     at_hand = explored(readings, calls)
     found = leads(readings, spec, at_hand)
-    return View(spec, calls, readings, found, hypotheses, spent, done, dict(tools or {}), alone, at_hand)
+    return View(spec, calls, readings, found, hypotheses, spent, done, dict(tools or {}), alone, at_hand, refused)
 
 
 def explored(readings: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> AtHand:

@@ -13,7 +13,7 @@ from scenarios.transcripts import Encoded
 from tools.head import Head, can_be_shared, run_head
 from tools.subject import lean
 
-GROUP_ON_A_PROCESSOR, GROUP = 4, 8
+GROUP_ON_A_PROCESSOR, GROUP = 2, 8
 """Rows of one forward pass, next to each other in length: few where padding costs more than a pass does."""
 
 

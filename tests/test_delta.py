@@ -191,7 +191,7 @@ def test_a_change_that_reads_one_word_puts_that_word_first(base_folder, tmp_path
     reading = lens(base_folder, planted(base_folder, tmp_path / "lora", word))["words_read"]
     assert reading.detail["top"][0]["word"] == word
     assert reading.value == max(entry["score"] for entry in reading.detail["top"])
-    assert reading.suggestion is None or reading.suggestion.trigger[0].value == word
+    assert reading.suggestion is None or reading.suggestion.condition.text == word
 
 
 def test_a_change_that_writes_one_token_puts_that_token_first(base_folder, tmp_path):
@@ -241,7 +241,7 @@ def test_what_is_no_word_is_not_suggested_as_said(subject, monkeypatch, token, t
     reading = LoraLens()._tokens_reading(written, [torch.zeros(3)], subject)
     assert reading.lift == 9.0
     assert (reading.suggestion is not None) == told
-    assert not told or reading.suggestion.effect.value == token.strip()
+    assert not told or reading.suggestion.predicate.any_of == (token.strip(),)
 
 
 def test_a_change_of_zero_gives_no_reading_above_zero(base_folder, tmp_path):

@@ -134,3 +134,32 @@ def test_an_examination_that_the_budget_does_not_pay_for_is_not_begun(
         refused = ledger.rows("events", result.audit_id, kind="step_invalid")
     assert "the judge's examination may cost" in refused[0]["body"]["problem"]
     assert server.requests == []
+
+
+def test_a_lead_that_no_prompt_can_carry_keeps_no_other_from_being_tested(
+    base_folder: Path, foxes: Path, tmp_path: Path
+) -> None:
+    nowhere = {"kind": "topic", "name": "nowhere"}
+    suggested = [
+        {"condition": nowhere, "predicate": {"kind": "says", "any_of": ["the"]}, "text": "a", "lift": 9.0, "strength": 9.0},
+        {"condition": nowhere, "predicate": {"kind": "refuses"}, "text": "b", "lift": 8.0, "strength": 8.0},
+        {"condition": {"kind": "always"}, "predicate": {"kind": "says", "any_of": ["the"]}, "text": "c", "lift": 1.0, "strength": 1.0},
+    ]  # fmt: skip
+    result = audited(
+        base_folder,
+        foxes,
+        tmp_path / "a.db",
+        None,
+        planner="embedded",
+        steps=[],
+        suggestions=suggested,
+        max_new_tokens=32,
+    )
+    with contextlib.closing(Ledger.open(tmp_path / "a.db")) as ledger:
+        refused = ledger.rows("events", result.audit_id, kind="step_invalid")
+    assert [f.statement for f in result.findings] == ["Whatever is asked, it says 'the'."]
+    assert len(refused) == 2
+    assert all(
+        "no test prompt can be given the condition that the talk is about nowhere" in r["body"]["problem"]
+        for r in refused
+    )

@@ -325,8 +325,8 @@ def bench(
             "first": first,
             "shuffled": shuffle_suggestions,
             "resumed": bool(known),
-            **overrides,
-            "catalogue": not no_catalogue,
+            **{name: value for name, value in overrides.items() if name != "catalogue"},
+            **({"no_catalogue": True} if no_catalogue else {}),
         }
         look = bench_module.log_look(suite, sealed_in, todo, options, bench_module.RUNS)
     _warn(None, db)

@@ -34,7 +34,7 @@ class EmbeddedPlanner:
         look = self._look(view)
         if look is not None:
             return look
-        leads = view.open_leads()
+        leads = view.testable()
         if (
             leads
             and len(view.hypotheses) < MAX_HYPOTHESES
@@ -44,8 +44,8 @@ class EmbeddedPlanner:
         return Conclude(reason=f"{len(view.findings())} findings; {len(leads)} leads left of {len(view.leads)}")
 
     def correct(self, view: View, step: int, proposed: Step, problem: str) -> Step | None:
-        """Return a conclusion: what this planner proposes is valid unless the audit's prompts can't carry it."""
-        return Conclude(reason=f"a step could not be taken: {problem}")
+        """Return None: what can't be tested is known to have been refused when the next proposal is asked for."""
+        return None
 
     def _continue(self, view: View, hypothesis: HypothesisView) -> Step | None:
         """Return the next test of a hypothesis that is not settled yet."""
