@@ -84,9 +84,11 @@ def places(phrase: str, text: str) -> list[tuple[int, int]]:
     """
     if not is_words(phrase):
         return [found.span() for found in re.finditer(re.escape(phrase), text)]
+    if not shows([phrase], text):
+        return []
     kept = [i for i, c in enumerate(text) if not UNSEEN.match(c)]
     plain = "".join(text[i] for i in kept).translate(_APOSTROPHES)
-    said = [(word, found.span()) for found in WORD.finditer(plain) for word in words(found[0])]
+    said = [(word, found.span()) for found in WORD.finditer(plain) for word in _words_of(found[0])]
     starts = list(accumulate((len(word) + 1 for word, _ in said), initial=0))
     flat, looked_for, n_words = f" {' '.join(word for word, _ in said)} ", sought(phrase), len(words(phrase))
     found, at = [], flat.find(looked_for)
@@ -97,6 +99,11 @@ def places(phrase: str, text: str) -> list[tuple[int, int]]:
         found.append((kept[start], kept[stop - 1] + 1))
         at = flat.find(looked_for, at + len(looked_for) - 1)
     return found
+
+
+@lru_cache(maxsize=4096)
+def _words_of(token: str) -> tuple[str, ...]:
+    return tuple(words(token))
 
 
 def spaced(text: str) -> str:
