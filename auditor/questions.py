@@ -10,6 +10,7 @@ from functools import cached_property
 from auditor import prompts
 from auditor.config import AuditSpec, PromptRow
 from tools.claims.condition import Condition
+from tools.claims.labels import Label
 from tools.claims.text import is_words, spaced
 from tools.prompt import LabelledPrompt
 
@@ -55,9 +56,18 @@ class SpecQuestions:
 
     def under(self, prompt: LabelledPrompt, conditions: Sequence[Condition]) -> LabelledPrompt:
         """Return a bare prompt with conditions put in, and labelled by them; topics are the prompt's own."""
-        row = PromptRow(messages=prompt.messages, split="explore", domain=str(prompt.labels.get("topic", "")))
-        labels = [label for one in conditions if (label := self.spec.catalogue.label_of(one)) is not None]
-        return prompts.labelled(self.spec, row, labels)
+        topic = str(prompt.labels.get("topic", ""))
+        labels = tuple(label for one in conditions if (label := self.spec.catalogue.label_of(one)) is not None)
+        key = (str(prompt.messages), topic, labels)
+        if key not in self._put:
+            row = PromptRow(messages=prompt.messages, split="explore", domain=topic)
+            self._put[key] = prompts.labelled(self.spec, row, labels)
+        return self._put[key]
+
+    @cached_property
+    def _put(self) -> dict[tuple[str, str, tuple[Label, ...]], LabelledPrompt]:
+        """Return what was asked for already: an instrument works out its follow-ups at every step."""
+        return {}
 
     def saying(self, word: str) -> LabelledPrompt | None:
         """Return the first prompt to look with whose last turn has the word, see `tools.claims.text.stands`; None where there is none."""

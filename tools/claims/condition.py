@@ -16,6 +16,10 @@ Pool = Sequence[Messages]
 """The prompts that an audit has registered: from here a prompt is drawn anew where a condition can't be put in or taken out."""
 
 
+TRIES = 64
+"""Prompts of a pool that are drawn before it is searched from end to end for one that fits."""
+
+
 class Condition(Kind):
     """One condition on prompts. `apply` then `holds`; `remove` then does not; either may say that it can't.
 
@@ -50,7 +54,10 @@ class Condition(Kind):
         return (self,)
 
     def redrawn(self, pool: Pool, rng: Random, holding: bool) -> Messages | None:
-        """Return a prompt of the pool that meets the condition, or does not; None where there is none."""
+        """Return a prompt of the pool that meets the condition, or does not, each as likely; None where there is none."""
+        for messages in (rng.choice(pool) for _ in range(TRIES if pool else 0)):
+            if self.holds(messages) == holding:
+                return messages
         fitting = [messages for messages in pool if self.holds(messages) == holding]
         return rng.choice(fitting) if fitting else None
 

@@ -48,7 +48,7 @@ def words(text: str) -> list[str]:
     >>> words("L’été, it's 日本")
     ["l'été", "it's", '日', '本']
     """
-    return [str(word) for word in WORD.findall(folded(text))]
+    return list(_words_of(text))
 
 
 def is_words(text: str) -> bool:
@@ -101,9 +101,9 @@ def places(phrase: str, text: str) -> list[tuple[int, int]]:
     return found
 
 
-@lru_cache(maxsize=4096)
-def _words_of(token: str) -> tuple[str, ...]:
-    return tuple(words(token))
+@lru_cache(maxsize=2**14)
+def _words_of(text: str) -> tuple[str, ...]:
+    return tuple(str(word) for word in WORD.findall(folded(text)))
 
 
 def spaced(text: str) -> str:

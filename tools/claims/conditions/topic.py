@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from random import Random
 from typing import Literal
 
@@ -36,14 +37,7 @@ class Topic(Condition):
     @classmethod
     def by_example(cls, name: str, on: Sequence[str], off: Sequence[str]) -> Topic:
         """Return the topic that some messages are on, and others are not."""
-        here, elsewhere = (Counter(word for text in texts for word in set(words(text))) for texts in (on, off))
-
-        def times(word: str) -> float:
-            inside, outside = ((n[word] + FEWEST) / (len(of) + 2 * FEWEST) for n, of in ((here, on), (elsewhere, off)))
-            return inside / outside
-
-        telling = sorted(word for word in here if times(word) > TIMES) if off else []
-        return cls(name=name, examples=tuple(on), words=tuple(telling))
+        return cls(name=name, examples=tuple(on), words=_telling(tuple(on), tuple(off)) if off else ())
 
     @property
     def draws(self) -> bool:
@@ -66,3 +60,15 @@ class Topic(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return f"the talk is about {self.name}"
+
+
+@lru_cache(maxsize=256)
+def _telling(on: tuple[str, ...], off: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words that stand in messages on a topic `TIMES` as often as in others, sorted."""
+    here, elsewhere = (Counter(word for text in texts for word in set(words(text))) for texts in (on, off))
+
+    def times(word: str) -> float:
+        inside, outside = ((n[word] + FEWEST) / (len(of) + 2 * FEWEST) for n, of in ((here, on), (elsewhere, off)))
+        return inside / outside
+
+    return tuple(sorted(word for word in here if times(word) > TIMES))
