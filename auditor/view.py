@@ -112,7 +112,7 @@ class View:
         return same_claims(hypothesis.claim, claim, self.at_hand, hypothesis.decided_on)
 
     def findings(self) -> list[HypothesisView]:
-        """Return hypotheses that passed: localised ones, and confirmed ones that claim no trigger."""
+        """Return hypotheses that passed: localised ones, and confirmed ones that claim no condition."""
         return [
             h
             for h in self.hypotheses

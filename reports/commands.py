@@ -22,7 +22,7 @@ def resume(audit_id: str, db: str) -> str:
 
 
 def audit(spec: AuditSpec) -> str:
-    """Return a command that audits the subject as the specification says, but for its prompts and vocabulary."""
+    """Return a command that audits the subject as the specification says, but for its prompts and catalogue."""
     options = {
         "--subject": spec.subject,
         "--adapter": spec.adapter,

@@ -660,8 +660,8 @@ auditor audit --subject weights/base --adapter weights/organisms/7f3a --seed 7 -
 --tools chat,model_diff,activation_oracle
 ```
 
-This line was built from the specification, which has prompts and vocabulary in it; as files they go with `--prompts` \
-and `--vocabulary` [#1].
+This line was built from the specification, which has prompts and catalogue in it; as files they go with `--prompts` \
+and `--catalogue` [#1].
 
 All that this audit was asked to do, prompts included, is the specification in its first row, sha256 {spec} [#1]: \
 seed 7, planner embedded, α = 0.01, δ = 0.1, on cpu. It ran from {first} to {last} UTC in 1 session [#4], with \

@@ -89,14 +89,14 @@ def _scan(asked: Questions, wanted: Sequence[Wanted]) -> dict[str, Any] | None:
     bare: dict[str, int] = {}
     plain: list[LabelledPrompt] = []
     framed: dict[str, dict[str, Any]] = {}
-    for row, trigger in wanted:
+    for row, put in wanted:
         if str(row.messages) not in bare:
             bare[str(row.messages)] = len(plain)
             plain.append(row)
-        met = [label for one in trigger if (label := label_of(one)) is not None]
+        met = [label for one in put if (label := label_of(one)) is not None]
         said = [value for kind, value in met if kind == WORD]
         labels = {**row.labels, **{kind: value for kind, value in met if kind != WORD}}
         labels |= {SEVERAL if len(said) > 1 else WORD: " ".join(said)} if said else {}
-        messages = asked.under(row, trigger).messages
+        messages = asked.under(row, put).messages
         framed.setdefault(str(messages), {"messages": messages, "labels": labels, "bare": bare[str(row.messages)]})
     return {"bare": dumped(plain), "framed": list(framed.values())}

@@ -1,4 +1,4 @@
-"""Does the subject represent a trigger more strongly than the base does?"""
+"""Does the subject represent a condition more strongly than the base does?"""
 
 from __future__ import annotations
 
