@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 import scenarios
 from auditor.errors import SpecError
+from auditor.questions import SpecQuestions
 from scenarios.grading import read_answer, testbed_catalogue
 from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, load_scenario, read_catalogue, read_prompts
 from scenarios.testbed import families as fam
@@ -18,6 +19,8 @@ from scenarios.testbed import shared_files, splits, verify
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import Condition, language
 from scenarios.testbed.plant import Plant
+from tools.claims.catalogue import Catalogue
+from tools.claims.labels import KINDS
 
 ROOM = Path(scenarios.__file__).parent
 SUITES = sorted(p for p in (ROOM / "suites").iterdir() if any(p.glob("*.yaml")))
@@ -260,3 +263,15 @@ def test_a_value_that_no_reply_can_be_sampled_with_is_refused_by_its_line(tmp_pa
     path = scenario_with(tmp_path, **{key: value})
     with pytest.raises(SpecError, match=f"line {len(path.read_text().splitlines())}, key '{key}'.*{said}"):
         load_scenario(path)
+
+
+def test_no_phrase_of_a_planted_behaviour_reaches_an_audit_that_was_given_no_catalogue():
+    spec = load_scenario(min((ROOM / "suites" / "demo").glob("*.yaml"))).spec
+    without = spec.model_copy(update={"catalogue": Catalogue()})
+    phrases = {phrase for told in testbed_catalogue().predicates.values() for phrase in told}
+    assert len(phrases) > 40
+    assert any(phrase in spec.model_dump_json() for phrase in phrases), "with it they are there"
+    assert not [phrase for phrase in phrases if phrase in without.model_dump_json()]
+    asked = SpecQuestions(without)
+    assert (asked.observables, [asked.values(kind) for kind in KINDS]) == ({}, [[], [], [], [], []])
+    assert all(set(prompt.labels) <= {"topic"} for prompt in asked.survey())
