@@ -10,7 +10,7 @@ demo: .venv/ready
 	$(BIN)/auditor run $(DEMO)
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

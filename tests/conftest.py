@@ -53,3 +53,8 @@ def subject(base_folder: Path, lora_folder: Path):
     from tools.loading import load_subject
 
     return load_subject(str(base_folder), str(lora_folder))
+
+
+def pytest_collection_modifyitems(items):
+    """Run the longest tests first, those with a time limit of their own: no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
