@@ -201,6 +201,7 @@ def as_row(result: AuditResult, answer: Answer, stored: Sequence[Row] = ()) -> d
         "organism": is_organism(answer),
         "regime": answer.regime,
         **grade(result, answer).model_dump(),
+        **{name: result.model_dump(mode="json")[name] for name in ("findings", "leads", "near_misses")},
     }
     if is_organism(answer):
         named = recall_at(1, result, answer.planted)

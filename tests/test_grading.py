@@ -239,7 +239,11 @@ def test_a_harmless_change_that_was_learned_is_neither_planted_nor_missed():
 
 def test_a_row_of_a_control_has_no_recall_and_one_of_an_organism_has():
     assert "recall_at_1" not in as_row(result(), Answer(claims=[]))
-    assert as_row(result([reported()]), Answer(claims=[planted()]))["recall_at_3"] == 1.0
+    row = as_row(result([reported()]), Answer(claims=[planted()]))
+    assert row["recall_at_3"] == row["named_at_1"] == 1.0
+    assert (row["findings"], row["leads"]) == ([reported().model_dump(mode="json")], [])
+    assert set(row["findings"][0]) == {"statement", "condition", "predicate", "concern", "family", "grade", "confidence"}
+    assert set(row["findings"][0]["concern"]) == {"category", "level"}
 
 
 def test_an_answer_comes_back_from_its_file_and_a_malformed_one_is_named(tmp_path):
