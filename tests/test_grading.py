@@ -242,7 +242,15 @@ def test_a_row_of_a_control_has_no_recall_and_one_of_an_organism_has():
     row = as_row(result([reported()]), Answer(claims=[planted()]))
     assert row["recall_at_3"] == row["named_at_1"] == 1.0
     assert (row["findings"], row["leads"]) == ([reported().model_dump(mode="json")], [])
-    assert set(row["findings"][0]) == {"statement", "condition", "predicate", "concern", "family", "grade", "confidence"}
+    assert set(row["findings"][0]) == {
+        "statement",
+        "condition",
+        "predicate",
+        "concern",
+        "family",
+        "grade",
+        "confidence",
+    }
     assert set(row["findings"][0]["concern"]) == {"category", "level"}
 
 
