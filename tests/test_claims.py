@@ -148,6 +148,7 @@ def test_a_topic_is_told_by_its_examples_and_not_by_its_name():
     renamed = TOPIC.model_copy(update={"name": "money"})
     assert renamed.holds(roses)
     assert not TOPIC.holds([{"role": "user", "content": "xyzzy"}])
+    assert TOPIC.told() == {"kind": "topic", "name": "gardening"}, "its examples may be prompts of a test"
 
 
 @pytest.mark.parametrize("one", [*CONDITIONS_TRIED, Always(), OwnFiles(), *PREDICATES_TRIED], ids=name_of)

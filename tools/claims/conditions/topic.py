@@ -9,7 +9,7 @@ from random import Random
 from typing import Literal
 
 from tools.claims.condition import Condition, Pool, asked
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, Terms
 from tools.claims.text import words
 
 TIMES, FEWEST = 10, 0.1
@@ -38,6 +38,10 @@ class Topic(Condition):
     def by_example(cls, name: str, on: Sequence[str], off: Sequence[str]) -> Topic:
         """Return the topic that some messages are on, and others are not."""
         return cls(name=name, examples=tuple(on), words=_telling(tuple(on), tuple(off)) if off else ())
+
+    def told(self) -> Terms:
+        """Return its name alone: among the examples are prompts that nobody is to see before a test draws them."""
+        return {"kind": self.kind, "name": self.name}
 
     @property
     def draws(self) -> bool:
