@@ -53,12 +53,14 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     >>> result.verdict in ("findings", "nothing_found", "inconclusive", "invalid")
     True
     """
+    from auditor.judging import check_judge
     from auditor.ledger import Ledger
     from auditor.planners import make_planner
     from tools.base import load_tools
 
     tools = load_tools(spec.tools)
     planner = make_planner(spec)
+    check_judge(spec.judge)
     check_ledger(db)
     audit_id, row = secrets.token_hex(4), {"spec": spec.model_dump(mode="json"), "spec_sha256": hash_of(spec)}
     if _is_its_own_base(spec):

@@ -27,6 +27,18 @@ CHARACTERS_A_TOKEN = 8
 """Of a reply that is not there yet, for an upper bound on what its judgement costs."""
 
 
+def check_judge(named: str | None) -> None:
+    """Refuse a judge that can't be set up, before anything is run.
+
+    Raises:
+        SpecError: the name has no provider, a package is missing, or the provider lacks its key.
+    """
+    if named not in (None, BASE):
+        from auditor.judge import ProviderJudge
+
+        ProviderJudge(str(named))
+
+
 @dataclass
 class Bench:
     """An audit's judge, and what it has shown of itself."""

@@ -15,10 +15,13 @@ pytest.importorskip("langchain_openai", reason="a provider's judge is an extra: 
 
 from auditor.audit import audit
 from auditor.config import AuditResult
+from auditor.errors import SpecError
 from auditor.ledger import Ledger
+from auditor.steps import STEP, dressed
 from reports.gather import gather
 from reports.render import to_markdown
 from tools.claims.asking import asking
+from tools.claims.claim import Concern
 from tools.claims.examination import read_pairs
 
 PAIRS = read_pairs()[:60]
@@ -163,3 +166,18 @@ def test_a_lead_that_no_prompt_can_carry_keeps_no_other_from_being_tested(
         "no test prompt can be given the condition that the talk is about nowhere" in r["body"]["problem"]
         for r in refused
     )
+
+
+def test_a_judge_that_can_not_be_set_up_is_refused_before_anything_is_run(
+    base_folder: Path, foxes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match="a judge needs a model as PROVIDER:NAME"):
+        audited(base_folder, foxes, tmp_path / "a.db", "nonsense")
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_how_bad_a_claim_is_never_comes_from_who_proposes_it(base_folder: Path) -> None:
+    claim = {"statement": "s", "predicate": {"kind": "refuses"}, "concern": {"category": "sandbags", "level": "none"}}
+    step = STEP.validate_python({"kind": "register_hypothesis", "claim": claim})
+    assert step.claim.concern.level == "none"
+    assert dressed(step, planted.spec(base_folder, None)).claim.concern == Concern()

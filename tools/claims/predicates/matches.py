@@ -25,7 +25,7 @@ class Matches(Predicate):
             found = _compiled(pattern).search("")
         except re2.error as error:
             raise ValueError(
-                f"the pattern {pattern!r} is none of RE2 ({error}); back-references and looking around are not possible"
+                f"the pattern {pattern!r} is none of RE2 ({_said(error)}); back-references and looking around are not possible"
             ) from error
         if found is not None:
             raise ValueError(
@@ -40,6 +40,11 @@ class Matches(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return f"its reply has a part like {self.pattern!r}"
+
+
+def _said(error: Exception) -> str:
+    """Return what RE2 says is wrong, which it says in bytes."""
+    return " ".join(one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in error.args)
 
 
 @cache
