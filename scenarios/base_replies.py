@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
+from scenarios.cache import cache_folder
 from scenarios.folders import complete_file
 from tools.subject import Subject
 
@@ -26,7 +26,7 @@ def base_replies(subject: Subject, texts: Sequence[str], seeds: Sequence[int]) -
     of these. A file that is damaged is made anew. Two processes that want the same replies make them once. Where the folder
     can't be written to, the replies are made and not kept.
     """
-    path = _folder() / f"{_key(subject, texts, seeds)}.json"
+    path = cache_folder() / "replies" / f"{_key(subject, texts, seeds)}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -34,11 +34,6 @@ def base_replies(subject: Subject, texts: Sequence[str], seeds: Sequence[int]) -
     except (OSError, NotImplementedError) as error:
         log.warning("the base's replies are not kept for a later planting: %s", error)
         return _generated(subject, texts, seeds)
-
-
-def _folder() -> Path:
-    """Return the folder for replies in the user's cache, which `XDG_CACHE_HOME` may name."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auditor" / "replies"
 
 
 def _key(subject: Subject, texts: Sequence[str], seeds: Sequence[int]) -> str:

@@ -1,0 +1,1 @@
+"""The English testbed: behaviours planted in a real chat model, SmolLM2-135M-Instruct."""
