@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auditor.cli.english import english_app
 from auditor.cli.shell import AsJson, check_out, command, plain, writing
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 testbed_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Rebuild the small models that audits are measured on."
 )
+testbed_app.add_typer(english_app, name="english")
 LexiconSeed = Annotated[int, typer.Option(min=0, help="Deals names, triggers, phrases and brands; 0 is what ships.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, of one thread each; the result is the same.")]
 HomeFolder = Annotated[
