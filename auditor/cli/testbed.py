@@ -13,7 +13,7 @@ import typer
 from auditor.cli.shell import AsJson, check_out, command, plain, writing
 
 if TYPE_CHECKING:
-    from scenarios.testbed.build import Home
+    from scenarios.home import Home
     from scenarios.testbed.suites import SuiteName
 
 testbed_app = typer.Typer(
@@ -27,7 +27,7 @@ HomeFolder = Annotated[
 
 
 def _home(folder: Path | None) -> Home:
-    from scenarios.testbed.build import Home
+    from scenarios.home import Home
 
     if folder is not None:
         check_out(folder, "--home")
