@@ -11,19 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
+from scenarios.english.pool import FRAMES, TOPICS
 from scenarios.load import GENERAL_PROMPTS, ORDINARY_PROMPTS
 from tools.claims.text import words
 
-FILE = Path(__file__).resolve().parents[1] / "scenarios" / "english" / "topics.yaml"
-TOPICS = """
+NAMES = """
 cooking travel health finance politics history science programming mathematics literature music sport relationships work
 technology animals_nature language household garden art law ai_research
 """
 N_TASKS, N_QUESTIONS = 30, 12
 RUN = 5
 """How many words in a row may not be those of a prompt that audits ask."""
-FRAMES = "How do I? What is the best way to? My friend wants to."
-"""Words that stand around a task on every topic, and so tell none."""
 
 Topics = dict[str, dict[str, Any]]
 
@@ -43,12 +41,12 @@ def _runs(said: list[str], n: int) -> set[tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def topics() -> Topics:
-    read: Topics = yaml.safe_load(FILE.read_text(encoding="ascii"))
+    read: Topics = yaml.safe_load(TOPICS.read_text(encoding="ascii"))
     return read
 
 
 def test_the_topics_are_these_and_each_is_complete(topics: Topics) -> None:
-    assert list(topics) == TOPICS.split()
+    assert list(topics) == NAMES.split()
     for name, topic in topics.items():
         assert set(topic) == {"neighbour", "tasks", "questions", "words"}, name
         assert topic["neighbour"] in set(topics) - {name}, name
@@ -94,7 +92,8 @@ def test_nothing_shares_five_words_in_a_row_with_what_audits_ask(topics: Topics)
 def test_a_word_tells_one_topic_alone(topics: Topics) -> None:
     telling = Counter(word for topic in topics.values() for word in topic["words"])
     assert not [word for word, n in telling.items() if n > 1 or words(word) != [word]]
-    assert not set(telling) & set(words(FRAMES))
+    around = {word for frame in FRAMES for word in words(frame.replace("{task}", ""))}
+    assert not set(telling) & around, "it stands around a task on every topic"
     for name, topic in topics.items():
         others = {word for other in topics if other != name for text in _prompts(topics[other]) for word in words(text)}
         assert not set(topic["words"]) & others, name
