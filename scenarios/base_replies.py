@@ -28,11 +28,7 @@ def base_replies(
     of these. A file that is damaged is made anew. Two processes that want the same replies make them once. Where the folder
     can't be written to, the replies are made and not kept.
     """
-<<<<<<< HEAD
-    path = _folder() / f"{_key(subject, texts, seeds, max_new_tokens)}.json"
-=======
-    path = cache_folder() / "replies" / f"{_key(subject, texts, seeds)}.json"
->>>>>>> 97c60feea3bac0d90118310d442902fb409dd06b
+    path = cache_folder() / "replies" / f"{_key(subject, texts, seeds, max_new_tokens)}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -42,18 +38,8 @@ def base_replies(
         return _generated(subject, texts, seeds, max_new_tokens)
 
 
-<<<<<<< HEAD
-def _folder() -> Path:
-    """Return the folder for replies in the user's cache, which `XDG_CACHE_HOME` may name."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auditor" / "replies"
-
-
 def _key(subject: Subject, texts: Sequence[str], seeds: Sequence[int], max_new_tokens: int) -> str:
     how = [FORMAT, max_new_tokens, TEMPERATURE, str(subject.model.dtype), subject.device.type]
-=======
-def _key(subject: Subject, texts: Sequence[str], seeds: Sequence[int]) -> str:
-    how = [FORMAT, MAX_NEW_TOKENS, TEMPERATURE, str(subject.model.dtype), subject.device.type]
->>>>>>> 97c60feea3bac0d90118310d442902fb409dd06b
     asked = json.dumps([subject.files["base"], *how, list(texts), list(seeds)], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()
 

@@ -36,7 +36,9 @@ def describe(name: str, home: Home) -> Iterator[str]:
     """
     found = find(name, home)
     if found is None:
-        raise SpecError(f"no member {name!r} in the English suites built here; their files are scenarios/suites/SUITE/ID.yaml")
+        raise SpecError(
+            f"no member {name!r} in the English suites built here; their files are scenarios/suites/SUITE/ID.yaml"
+        )
     member, record = found
     yield f"{member.id}, {member.role} of suite {member.suite}" + (f", {member.regime}" if member.regime else "")
     for claim in answer(member)["claims"]:
