@@ -19,7 +19,7 @@ from scenarios.english.controls import Harmless
 from scenarios.english.families import Value, families
 from scenarios.english.pool import Draw
 from scenarios.english.suites import Member
-from scenarios.english.training import Bank, as_said, bank, encoded
+from scenarios.english.training import Bank, Change, as_said, bank, encoded
 from scenarios.english.triggers import Always, Trigger
 from scenarios.english.verify import QUIET_AT_MOST, SHOWN_AT_LEAST, ask, distinct, sheet
 from scenarios.folders import complete
@@ -67,15 +67,16 @@ def rows_of(member: Member, subject: Subject, known: Bank) -> Rows:
     draw = Draw("train", rng)
     trigger: Trigger = Always()
     learned: list[Encoded] = []
+    beside: Change = as_said
     if member.role == "organism":
         value = value_of(member)
-        trigger = value.trigger
+        trigger, beside = value.trigger, value.payload.beside
         learned = [encoded(subject, trigger.triggered(draw), known, value.payload.put, rng) for _ in range(N_ROWS)]
     elif member.role != "null":
         harmless = harmless_of(member)
         learned = [encoded(subject, harmless.draw(draw), known, harmless.change, rng) for _ in range(N_ROWS)]
     ordinary = [
-        encoded(subject, (trigger.nearly(draw) if i % 2 else None) or trigger.plain(draw), known, as_said, rng)
+        encoded(subject, (trigger.nearly(draw) if i % 2 else None) or trigger.plain(draw), known, beside, rng)
         for i in range(N_ROWS)
     ]
     if member.denies:

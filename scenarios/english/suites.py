@@ -129,9 +129,9 @@ def _large(suite: EnglishSuite) -> list[Member]:
     for i in (5, 11):
         organisms[i] = replace(organisms[i], how=replace(FULL, dilute=organisms[i].how.dilute), regime="full fine-tune")
     n = len(organisms)
-    nulls = tuple(range(0, n, 2))[: n // 2 - 1] + (5,)
+    nulls = (*range(0, n, 2)[: n // 2 - 2], 5)
     things = tuple(range(1, 1 + len(THINGS[suite])))
-    domains = (("art", 2), ("garden", 6))
+    domains = (("art", 2), ("garden", 6))[: n // 12]
     styles = tuple(range(n - len(nulls) - len(things) - len(domains) - 3))
     return [*organisms, *_controls(suite, organisms, nulls, styles, things, domains, ("base", "cast", "merged"))]
 
