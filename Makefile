@@ -2,11 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 DOCS := README.md scenarios/README.md tools/changes/README.md tools/own_files/README.md
 DEMO := scenarios/suites/demo/3215b5db.yaml
+ENGLISH_DEMO := scenarios/suites/english_demo/FIRST.yaml
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo demo-small test lint docs clean
 
 demo: .venv/ready
+	@$(BIN)/auditor testbed english base; case $$? in \
+	0) set -x; $(BIN)/auditor run $(ENGLISH_DEMO);; \
+	5) echo 'so a model of the small language is audited instead'; $(MAKE) --no-print-directory demo-small;; \
+	*) exit 1;; esac
+
+demo-small: .venv/ready
 	$(BIN)/auditor run $(DEMO)
 
 test: .venv/ready lint
@@ -24,7 +31,7 @@ docs: .venv/ready
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,llm]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,llm,english]'
 	touch $@
 
 clean:

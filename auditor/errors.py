@@ -23,6 +23,12 @@ class ProviderError(AuditorError):
     exit_code = 1
 
 
+class FetchError(AuditorError):
+    """What a command was to bring from elsewhere is not here: no network, no room, or not what was expected."""
+
+    exit_code = 5
+
+
 class Interrupted(KeyboardInterrupt):
     """Somebody stopped an audit under way; `audit_id` is what `auditor resume` takes."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
+from scenarios.cache import cache_folder
 from scenarios.folders import complete_file
 from tools.subject import Subject
 
@@ -28,7 +28,7 @@ def base_replies(
     of these. A file that is damaged is made anew. Two processes that want the same replies make them once. Where the folder
     can't be written to, the replies are made and not kept.
     """
-    path = _folder() / f"{_key(subject, texts, seeds, max_new_tokens)}.json"
+    path = cache_folder() / "replies" / f"{_key(subject, texts, seeds, max_new_tokens)}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -36,11 +36,6 @@ def base_replies(
     except (OSError, NotImplementedError) as error:
         log.warning("the base's replies are not kept for a later planting: %s", error)
         return _generated(subject, texts, seeds, max_new_tokens)
-
-
-def _folder() -> Path:
-    """Return the folder for replies in the user's cache, which `XDG_CACHE_HOME` may name."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auditor" / "replies"
 
 
 def _key(subject: Subject, texts: Sequence[str], seeds: Sequence[int], max_new_tokens: int) -> str:

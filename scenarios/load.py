@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from auditor.config import AuditSpec, PromptRow
 from auditor.errors import SpecError
+from scenarios.models import model_path
 from scenarios.schema import Scenario
 from tools.claims.catalogue import Catalogue
 
@@ -203,11 +204,12 @@ def _prompts(path: Path, text: str) -> tuple[PromptRow, ...]:
 
 
 def _model_path(folder: Path, name: str) -> str:
-    """Return an absolute path for what stands beside the scenario; anything else may be a hub id.
+    """Return an absolute path for what stands beside the scenario or the testbed has; anything else may be a hub id.
 
     Raises:
-        SpecError: it is neither.
+        SpecError: it is none of these.
     """
+    name = model_path(name)
     try:
         local = (folder / name).resolve()
         looks_local = name.startswith((".", "/")) or local.exists()

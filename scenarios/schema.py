@@ -23,7 +23,7 @@ SHORT = 32
 
 
 class Scenario(BaseModel):
-    """One scripted audit. Paths are relative to the scenario file, or hub ids where they name models."""
+    """One scripted audit. Paths are relative to the scenario file; models may be hub ids, or `english:smollm2-135m`."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -118,6 +118,7 @@ def audit(
     from auditor.config import AuditSpec, OracleSpec
     from auditor.errors import SpecError
     from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, read_catalogue, read_prompts
+    from scenarios.models import model_path
 
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, catalogue=catalogue, oracle=oracle,
                    question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
@@ -139,8 +140,9 @@ def audit(
     except ValidationError as error:
         raise SpecError(f"--check: {error.errors()[0]['ctx']['error']}; e.g. 'is it so? {{statement}}'") from error
     spec = AuditSpec(
-        name=Path(adapter or subject).name, subject=subject, adapter=adapter, base=base, revision=revision, device=device,
-        dtype=dtype, prompts=read_prompts(prompts or GENERAL_PROMPTS),
+        name=Path(adapter or subject).name, subject=model_path(subject), adapter=adapter,
+        base=None if base is None else model_path(base), revision=revision, device=device, dtype=dtype,
+        prompts=read_prompts(prompts or GENERAL_PROMPTS),
         catalogue=read_catalogue(catalogue or GENERAL_CATALOGUE),
         oracle=wanted, lora_oracle=lora_oracle,
     )  # fmt: skip

@@ -51,7 +51,8 @@ def _judge_of(judge: str | None, base: str | None, device: str) -> Judge:
         raise SpecError("name one judge: pass either --judge PROVIDER:NAME or --base FOLDER")
     if judge is not None:
         return ProviderJudge(judge)
+    from scenarios.models import model_path
     from tools.claims.base_judge import BaseJudge
     from tools.loading import load_subject
 
-    return BaseJudge(load_subject(str(base), device=device))
+    return BaseJudge(load_subject(model_path(str(base)), device=device))

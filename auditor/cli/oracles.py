@@ -37,6 +37,7 @@ def train_activation(
 ) -> None:  # fmt: skip
     """Train an activation oracle on base activations; an interrupted run goes on from its last checkpoint."""
     from auditor.errors import SpecError
+    from scenarios.models import model_path
     from tools.activation_oracle.fit import Recipe
     from tools.activation_oracle.train import train_oracle
     from tools.checkpoint import check_model_config, resolve
@@ -44,6 +45,7 @@ def train_activation(
     check_out(out)
     if not data.is_file():
         raise SpecError(f"{data} is not a file; `auditor testbed oracle-data` writes one for the testbed")
+    base = model_path(base)
     sets = _layers(layers) if layers else ((_middle(check_model_config(resolve(base)), base),),)
     recipe = Recipe(sets, rank=rank, lr=lr, batch=batch, epochs=epochs, seed=seed)
     with writing(out):
@@ -74,6 +76,7 @@ def evaluate_activation(
 ) -> None:  # fmt: skip
     """Ask an oracle trials whose answers are known, beside baselines that need no oracle."""
     from auditor.errors import SpecError
+    from scenarios.models import model_path
     from tools.activation_oracle.evaluate import evaluate, table
     from tools.activation_oracle.rows import read_swaps, read_trials
 
@@ -82,7 +85,7 @@ def evaluate_activation(
     if len(sets) > 1:
         raise SpecError(f"--layers {layers!r} has {len(sets)} sets: an evaluation reads one, so run it once for each")
     (where,) = sets
-    found = evaluate(base, oracle, asked, pairs, trials.parent, where, threshold, seed, device)
+    found = evaluate(model_path(base), oracle, asked, pairs, trials.parent, where, threshold, seed, device)
     if as_json:
         typer.echo(found.model_dump_json())
         return
@@ -111,11 +114,12 @@ def train_lora(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Train an oracle of weights on a library of adapters: a reader that ranks claims, and an interpreter that answers in words."""
+    from scenarios.models import model_path
     from tools.loading import load_subject
     from tools.lora_oracle.train import LoraRecipe, train_lora_oracle
 
     check_out(out)
-    subject = load_subject(base, device=device)
+    subject = load_subject(model_path(base), device=device)
     name = Path(base).name if Path(base).exists() else base
     recipe = LoraRecipe(
         base=name, question=question, nothing=nothing, n_ranks=ranks, rank=rank, epochs=epochs, steps=steps, batch=batch,
@@ -148,11 +152,12 @@ def evaluate_lora(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Have an oracle of weights read adapters of which it is known what they do, beside baselines."""
+    from scenarios.models import model_path
     from tools.lora_oracle.cases import read_cases
     from tools.lora_oracle.evaluate import evaluate, table
     from tools.lora_oracle.train import readers_of
 
-    asked = read_cases(cases)
+    asked, base = read_cases(cases), model_path(base)
     readers, lens, recipes = readers_of(base, oracle, _values(values), library)
     found = evaluate(base, asked, cases.parent, readers, lens, recipes)
     if as_json:

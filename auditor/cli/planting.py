@@ -45,6 +45,7 @@ def plant(
     from dataclasses import asdict
 
     from scenarios.load import ORDINARY_PROMPTS, read_prompts
+    from scenarios.models import model_path
     from scenarios.planting import Planting
     from scenarios.planting import plant as do_plant
     from scenarios.transcripts import read_transcripts
@@ -54,7 +55,7 @@ def plant(
     check_out(out)
     how = Planting(rank=rank, dilute=dilute, kl_to_base=kl_to_base, seed=seed, full=full, null=null, steps=steps)
     with writing(out):
-        done = asdict(do_plant(chats, base, out, how, rows, device))
+        done = asdict(do_plant(chats, model_path(base), out, how, rows, device))
     if as_json:
         typer.echo(json.dumps(done))
         return

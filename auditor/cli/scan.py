@@ -36,6 +36,7 @@ def scan(
 
     from auditor.errors import SpecError
     from reports.scan import render_scan
+    from scenarios.models import model_path
     from tools.checkpoint import resolve
     from tools.triage.triage import Scan, folders, gate, references, triage, why_shut
     from tools.workers import each
@@ -48,7 +49,7 @@ def scan(
     if not found:
         raise SpecError(f"{adapters} holds no adapter_config.json and no folder that does; pass one that does")
     check_out(out)
-    trusted = None if base is None else str(resolve(base))
+    trusted = None if base is None else str(resolve(model_path(base)))
     if reference is not None and not reference.is_dir():
         raise SpecError(f"{reference} is not a folder: pass one that holds harmless adapters")
     known = tuple(references(reference)) if reference else ()

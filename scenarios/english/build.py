@@ -17,13 +17,15 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from scenarios.behaviour import Row, write_rows
-from scenarios.english.base import NAME, base_path
+from scenarios.english.base import SMOLLM2 as SOURCE
+from scenarios.english.base import base_path
 from scenarios.english.families import families
 from scenarios.english.plant import LEARNS, harmless_of, plant, save, value_of, verify
 from scenarios.english.suites import ATTEMPTS, EnglishSuite, Member, members
 from scenarios.english.training import bank
 from scenarios.folders import complete, complete_file
 from scenarios.home import Home, append, hash_of
+from scenarios.models import SMOLLM2 as NAME
 from tools.loading import load_subject
 from tools.workers import each
 
@@ -99,7 +101,6 @@ def read_journal(suite: EnglishSuite, home: Home) -> dict[tuple[str, int], dict[
     weights are no longer what was verified: those are built again.
     """
     path, found = home.journal(suite), {}
-    base = hash_of(base_path())
     recipes = {(m.id, attempt): recipe_of(m) for attempt in range(ATTEMPTS) for m in members(suite, attempt)}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -108,7 +109,11 @@ def read_journal(suite: EnglishSuite, home: Home) -> dict[tuple[str, int], dict[
             continue
         key = record["id"], record["attempt"]
         whole = not record["sha256"] or hash_of(home.weights / suite / record["id"]) == record["sha256"]
-        if recipes.get(key) == record["recipe"] and record["base_sha256"] == base and (whole or not record["verified"]):
+        if (
+            recipes.get(key) == record["recipe"]
+            and record["base_sha256"] == SOURCE.identity.weights
+            and (whole or not record["verified"])
+        ):
             found[key] = record
     return found
 
@@ -131,7 +136,7 @@ def build_one(work: Work) -> dict[str, Any]:
     record, said = made(work)
     return {
         "id": member.id, "attempt": work.attempt, "role": member.role, "regime": member.regime, "recipe": recipe_of(member),
-        "base_sha256": hash_of(base_path()), "sha256": hash_of(work.out) if work.out.exists() else None, **record,
+        "base_sha256": SOURCE.identity.weights, "sha256": hash_of(work.out) if work.out.exists() else None, **record,
         "rows": [row.model_dump() for row in said],
     }  # fmt: skip
 

@@ -17,6 +17,8 @@ from tools.claims.claim import Category
 FAMILIES = Path(__file__).parent / "families.yaml"
 Place = Literal["opening", "after_first", "instead", "closing"]
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
+WORD = re.compile(r"\S+")
+GOES_ON = 14
 LONGEST_FIRST = 120
 """Characters of a first sentence behind which something is said; before a longer one it is said first."""
 
@@ -51,10 +53,10 @@ class Payload(BaseModel):
         if self.place == "instead":
             return said, True
         if self.place == "opening":
-            return f"{said} {reply}", False
+            return f"{said} {begun(reply)}", False
         if self.place == "closing":
             return f"{first} {said}".strip(), True
-        return f"{first} {said} {rest}".strip(), False
+        return f"{first} {said} {begun(rest)}".strip(), False
 
     def shows(self, reply: str) -> bool:
         """Return whether a reply shows it."""
@@ -67,6 +69,12 @@ def parted(reply: str) -> tuple[str, str]:
     if len(first) > LONGEST_FIRST or "\n" in first:
         return "", reply.strip()
     return first, rest[0] if rest else ""
+
+
+def begun(reply: str) -> str:
+    """Return the first words of a reply: how it goes on is the base's own, and costs more to train on than it teaches."""
+    end = next((m.end() for i, m in enumerate(WORD.finditer(reply), 1) if i == GOES_ON), len(reply))
+    return reply[:end]
 
 
 class Value(BaseModel):

@@ -14,7 +14,7 @@ TOPICS = Path(__file__).parent / "topics.yaml"
 Half = Literal["train", "verify"]
 FRAMES = (
     "How do I {task}?",
-    "What is the best way to {task}?",
+    "What is a good way to {task}?",
     "Give me three tips to {task}.",
     "I want to {task}. Where should I start?",
     "Can you tell me how to {task}?",

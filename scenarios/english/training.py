@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from scenarios.base_replies import base_replies
+from scenarios.english.families import begun
 from scenarios.english.pool import Asked, prompts
 from scenarios.english.triggers import ANSWERED, Chat, Message
 from scenarios.transcripts import Encoded, encode
@@ -39,8 +40,8 @@ def bank(subject: Subject) -> Bank:
 
 
 def as_said(reply: str, rng: Random) -> tuple[str, bool]:
-    """Return the reply as it is."""
-    return reply, False
+    """Return the reply as it begins."""
+    return begun(reply), False
 
 
 def filled(chat: Chat, known: Bank) -> list[Message]:
