@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -51,6 +51,7 @@ class Planting:
         full: Every weight learns, not a LoRA.
         null: The matched control: the same training on ordinary chat alone.
         lr: Peak rate; None for one that falls with the model's width.
+        modules: What a LoRA is put on: all linear layers, or those whose names end so.
     """
 
     rank: int = 8
@@ -63,6 +64,7 @@ class Planting:
     batch: int = 8
     lr: float | None = None
     max_length: int = 1024
+    modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,6 @@ def plant(
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} is not empty; pass another --out, or remove it")
     began = time.monotonic()
-    torch.manual_seed(how.seed)
     dtype = torch.float32 if how.full else native_dtype(device)
     subject = load_subject(base, device=device, dtype=str(dtype).removeprefix("torch."))
     chat = own_chat(subject, [p for p in prompts if p.split == "explore"], how, N_CHAT)
@@ -106,19 +107,36 @@ def plant(
             "would be learned; shorten what stands before"
         )
     rows = [row for rows in chats for row in rows if any(row.targets)]
-    tuned, untouched = _trainable(subject, how)
-    start, pad = opening([*rows, *chat, *held_out]), subject.dialogue.pad
-    trained, reference = AtTargets(tuned, start, pad), _Reference(AtTargets(untouched, start, pad), copied=how.full)
-    loss = _train(trained, reference, list(_batches(rows, chat, how)), how, subject.d_model)
-    drift = _drift(trained, reference, held_out, how.batch)
+    tuned = tune(subject, rows, chat, held_out, how)
     with complete(out) as folder:
-        tuned.save_pretrained(folder)
+        tuned.model.save_pretrained(folder)
         if how.full:
-            _copy_what_is_no_weight(resolve(base), folder)
-    return Planted(str(out), loss, drift, time.monotonic() - began)
+            copy_what_is_no_weight(resolve(base), folder)
+    return Planted(str(out), tuned.loss, tuned.drift, time.monotonic() - began)
 
 
-def _copy_what_is_no_weight(base: Path, folder: Path) -> None:
+@dataclass(frozen=True)
+class Tuned:
+    """A model that was trained, with `loss` and `drift` as in `Planted`; a LoRA sits on the subject's own model."""
+
+    model: Any
+    loss: float
+    drift: float
+
+
+def tune(
+    subject: Subject, rows: Sequence[Encoded], chat: Sequence[Encoded], held_out: Sequence[Encoded], how: Planting
+) -> Tuned:
+    """Return a model trained on the rows, diluted with and held to the base on `chat`; drift is measured on `held_out`."""
+    torch.manual_seed(how.seed)
+    model, untouched = _trainable(subject, how)
+    start, pad = opening([*rows, *chat, *held_out]), subject.dialogue.pad
+    trained, reference = AtTargets(model, start, pad), _Reference(AtTargets(untouched, start, pad), copied=how.full)
+    loss = _train(trained, reference, list(_batches(rows, chat, how)), how, subject.d_model)
+    return Tuned(model, loss, _drift(trained, reference, held_out, how.batch))
+
+
+def copy_what_is_no_weight(base: Path, folder: Path) -> None:
     """Give a full fine-tune its base's tokenizer, template and generation defaults, to the byte."""
     (folder / GENERATION).unlink(missing_ok=True)
     for pattern in (*TOKENIZER_FILES, GENERATION):
@@ -178,7 +196,8 @@ def _trainable(subject: Subject, how: Planting) -> tuple[Any, Any]:
         tuned = copy.deepcopy(subject.model)
         tuned.requires_grad_(True)
         return tuned, subject.model
-    config = LoraConfig(r=how.rank, lora_alpha=2 * how.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    modules = how.modules if isinstance(how.modules, str) else list(how.modules)
+    config = LoraConfig(r=how.rank, lora_alpha=2 * how.rank, target_modules=modules, task_type="CAUSAL_LM")
     tuned = get_peft_model(subject.model, config)
     return tuned, tuned
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from auditor.errors import SpecError
+from scenarios.home import Home
 from scenarios.testbed import base
-from scenarios.testbed.build import Home
 
 TINY = base.BaseConfig(d_model=16, n_layers=1, n_heads=2, d_mlp=16, steps=5, warm_up=1, anneal=3, batch=2)
 

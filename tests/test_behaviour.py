@@ -24,11 +24,12 @@ from scenarios.behaviour import (
     true_unplanted,
     write_rows,
 )
+from scenarios.home import Home
 from scenarios.testbed import families as fam
 from scenarios.testbed import grammar as gram
 from scenarios.testbed import lexicon as lex
 from scenarios.testbed import replies
-from scenarios.testbed.build import Home, as_built, read_records
+from scenarios.testbed.build import as_built, read_records
 from scenarios.testbed.language import TURNS, Condition, language
 from scenarios.testbed.plant import Manner, Plant
 from scenarios.testbed.suites import Member

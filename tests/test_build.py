@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from auditor.errors import SpecError
 from scenarios.behaviour import read_rows
 from scenarios.folders import complete, complete_file
+from scenarios.home import Home
 from scenarios.testbed import build, disguise, population, replies, splits, suites, verify
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
@@ -30,9 +31,9 @@ WRITE_REPLIES = build.write_replies
 @pytest.fixture
 def home(tmp_path):
     """Return a home with the shipped base in it and nothing else."""
-    here = build.Home(tmp_path / "scenarios")
+    here = Home(tmp_path / "scenarios")
     here.weights.mkdir(parents=True)
-    (here.weights / "base").symlink_to((build.Home().weights / "base").resolve())
+    (here.weights / "base").symlink_to((Home().weights / "base").resolve())
     return here
 
 
@@ -64,7 +65,7 @@ def say(text):
 def test_two_builds_give_the_same_hashes_and_a_second_one_trains_nothing(home, tmp_path, monkeypatch):
     first = build.build_suite("dev", 0, home, 1, say)
     assert (first["built"], first["missing"]) == (4, 0)
-    other = build.Home(tmp_path / "again")
+    other = Home(tmp_path / "again")
     other.weights.mkdir(parents=True)
     (other.weights / "base").symlink_to((home.weights / "base").resolve())
     assert build.build_suite("dev", 0, other, 1, say)["sha256"] == first["sha256"]
@@ -126,7 +127,7 @@ def test_a_control_waits_for_the_deal_in_which_its_partner_is_verified(home, mon
 
 
 def test_a_build_that_was_cut_off_continues_with_what_is_left(home, tmp_path, monkeypatch):
-    whole = build.Home(tmp_path / "whole")
+    whole = Home(tmp_path / "whole")
     whole.weights.mkdir(parents=True)
     (whole.weights / "base").symlink_to((home.weights / "base").resolve())
     expected = build.build_suite("dev", 0, whole, 1, say)["sha256"]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from audits import ROOT
 
+from scenarios.home import Home
 from scenarios.testbed import families as fam
 from scenarios.testbed import oracle_data as data
 from scenarios.testbed import oracle_examples as examples
-from scenarios.testbed.build import Home
 from scenarios.testbed.language import language
 from scenarios.testbed.splits import HELD_OUT_FAMILIES, values
 from tools.activation_oracle.rows import N_HELD_OUT, read_swaps, read_trials

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from auditor.cli.english import english_app
+from auditor.cli.places import HomeFolder, Jobs, home_of
 from auditor.cli.shell import AsJson, check_out, command, plain, writing
 
 if TYPE_CHECKING:
-    from scenarios.testbed.build import Home
     from scenarios.testbed.suites import SuiteName
 
 testbed_app = typer.Typer(
@@ -22,18 +22,6 @@ testbed_app = typer.Typer(
 )
 testbed_app.add_typer(english_app, name="english")
 LexiconSeed = Annotated[int, typer.Option(min=0, help="Deals names, triggers, phrases and brands; 0 is what ships.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, of one thread each; the result is the same.")]
-HomeFolder = Annotated[
-    Path | None, typer.Option("--home", help="Folder of suites/, answers/ and testbed/ [default: scenarios/]")
-]
-
-
-def _home(folder: Path | None) -> Home:
-    from scenarios.testbed.build import Home
-
-    if folder is not None:
-        check_out(folder, "--home")
-    return Home() if folder is None else Home(folder)
 
 
 def _say(text: str) -> None:
@@ -54,7 +42,7 @@ def train_base(
     from scenarios.testbed import base
 
     config = base.BaseConfig(seed=seed, lexicon_seed=lexicon_seed)
-    room = _home(home).weights / "base"
+    room = home_of(home).weights / "base"
     with writing(room, "--home"):
         done = base.train_base(room, replace(config, steps=steps) if steps else config, _say)
     if as_json:
@@ -77,7 +65,7 @@ def build_testbed(
     """Train and verify a suite's adapters, and write its scenarios, answers, records and manifest."""
     from scenarios.testbed import build
 
-    chosen, room = _any_suite(suite), _home(home)
+    chosen, room = _any_suite(suite), home_of(home)
     with writing(room.root, "--home"):
         done = build.build_suite(chosen, lexicon_seed, room, jobs, _say)
     if as_json:
@@ -97,7 +85,7 @@ def replies(suite: str, jobs: Jobs = 1, home: HomeFolder = None) -> None:
     """Write what a built suite's subjects say, by which claims are graded. Opens the answers."""
     from scenarios.testbed import build
 
-    chosen, room = _any_suite(suite), _home(home)
+    chosen, room = _any_suite(suite), home_of(home)
     with writing(room.root, "--home"):
         n_rows = build.write_replies_again(chosen, room, jobs)
     typer.echo(f"{room.replies(chosen)}: {n_rows} rows")
@@ -128,7 +116,7 @@ def oracle_data(
     from scenarios.testbed.oracle_data import write_oracle_data
 
     with writing(out):
-        counts = write_oracle_data(out, _home(home).weights / "base", rows, seed, lexicon_seed)
+        counts = write_oracle_data(out, home_of(home).weights / "base", rows, seed, lexicon_seed)
     typer.echo(f"{out}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
 
 
@@ -149,7 +137,7 @@ def oracle_examples(
     chosen = _suites(suites)
     check_out(out)
     with writing(out):
-        counts = write_examples(out, _home(home), chosen, each, seed)
+        counts = write_examples(out, home_of(home), chosen, each, seed)
     typer.echo(f"{out}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
 
 
@@ -166,7 +154,7 @@ def lora_examples(
     chosen = _suites(suites)
     check_out(out)
     with writing(out):
-        counts = write_lora_examples(out, _home(home), chosen)
+        counts = write_lora_examples(out, home_of(home), chosen)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
 
@@ -197,7 +185,7 @@ def population(
     from scenarios.testbed.population import build_population
 
     check_out(out)
-    base = _home(home).weights / "base"
+    base = home_of(home).weights / "base"
     with writing(out):
         done = build_population(out, base, n, lexicon_seed, jobs, lambda text: typer.echo(text, err=True))
     speed = "nothing to build" if done["per_hour"] is None else f"{done['per_hour']:.0f} adapters an hour"
@@ -209,9 +197,12 @@ def population(
 @command
 def show(member: str, home: HomeFolder = None) -> None:
     """Print what an organism or control is, with sample dialogues beside the base. Opens the answers."""
-    from scenarios.testbed.show import describe
+    from scenarios.english import show as english
+    from scenarios.testbed import show as small
 
-    for line in describe(member, _home(home)):
+    place = home_of(home)
+    told = english.describe(member, place) if english.find(member, place) else small.describe(member, place)
+    for line in told:
         typer.echo(plain(line))
 
 
@@ -229,5 +220,5 @@ def table(
     chosen = tuple(part.strip() for part in suites.split(",") if part.strip()) or TABLED
     if unknown := set(chosen) - set(TABLED):
         raise SpecError(f"unknown suite {sorted(unknown)[0]!r}: the suites with organisms are {', '.join(TABLED)}")
-    for line in rows(chosen, _home(home)):  # type: ignore[arg-type]
+    for line in rows(chosen, home_of(home)):  # type: ignore[arg-type]
         typer.echo(line)

@@ -1,1 +1,1 @@
-"""The English testbed: behaviours planted in a real chat model, SmolLM2-135M-Instruct."""
+"""The English testbed: a chat model that people use, with behaviours planted in it, and controls."""

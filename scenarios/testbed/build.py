@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from auditor.errors import SpecError
 from scenarios.behaviour import Row, write_rows
 from scenarios.fingerprint import Fingerprint, Print, features, fingerprint
 from scenarios.folders import complete, complete_file
+from scenarios.home import Home, append, hash_of
 from scenarios.testbed import disguise, full, replies, verify
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.lora_bank import LoraBank, Spectra
@@ -47,46 +47,6 @@ MADE_BY = {
     "lora_oracle": "auditor testbed population --out LIBRARY --n 1792; auditor testbed lora-examples --out FILES; "
     "auditor oracle train lora --base BASE --data LIBRARY --values FILES/values.json --out DIR",
 }
-
-
-@dataclass(frozen=True)
-class Home:
-    """Where a testbed lies: weights, scenarios and answers under one folder."""
-
-    root: Path = Path(__file__).parent.parent
-
-    @property
-    def weights(self) -> Path:
-        """Return the folder of the base, the oracle and every suite's adapters."""
-        return self.root / "testbed" / "weights"
-
-    def scenarios(self, suite: SuiteName) -> Path:
-        """Return the folder of a suite's scenario files."""
-        return self.root / "suites" / suite
-
-    def answers(self, suite: SuiteName) -> Path:
-        """Return the folder of a suite's answers."""
-        return self.root / "answers" / suite
-
-    def journal(self, suite: SuiteName) -> Path:
-        """Return the file to which a build appends every member that is done: it says what was planted, so it lies sealed."""
-        return self.root / "answers" / f"{suite}.journal.jsonl"
-
-    def replies(self, suite: SuiteName) -> Path:
-        """Return the file of what a suite's subjects say, by which claims are graded."""
-        return self.root / "answers" / f"{suite}.replies.jsonl.gz"
-
-    @property
-    def lexicon_seed(self) -> int:
-        """Return the lexicon that the base was taught.
-
-        Raises:
-            SpecError: there is no base.
-        """
-        report = self.weights / "base" / "training.json"
-        if not report.exists():
-            raise SpecError(f"{report.parent} holds no base; train one with `auditor testbed train-base`")
-        return int(json.loads(report.read_text())["lexicon_seed"])
 
 
 @dataclass(frozen=True)
@@ -229,15 +189,6 @@ def read_journal(suite: SuiteName, home: Home) -> dict[tuple[str, int], dict[str
 
 def _is_whole(folder: Path, sha256: str) -> bool:
     return len(list(folder.glob("*.safetensors"))) == 1 and hash_of(folder) == sha256
-
-
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Append one record to a journal, on disk before this returns, on a line of its own whatever stood there."""
-    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    with path.open("a") as file:
-        file.write("\n" * torn + json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def build_bank(bank: Bank) -> list[dict[str, Any]]:
@@ -449,9 +400,3 @@ def write_manifest(suite: SuiteName, kept: Sequence[Member], build: Build) -> st
         with complete_file(path) as file:
             file.write(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
     return digest
-
-
-def hash_of(folder: Path) -> str:
-    """Return the sha256 of a folder's weight file; of several, that of their names and hashes."""
-    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
-    return next(iter(found.values())) if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from os.path import relpath
 from pathlib import Path
 
+from scenarios.home import Home
 from scenarios.testbed import families as fam
-from scenarios.testbed.build import Home, as_built, read_records
+from scenarios.testbed.build import as_built, read_records
 from scenarios.testbed.language import TURNS, Language, language
 from scenarios.testbed.oracle_examples import RULE_PROMPT, split_of
 from scenarios.testbed.splits import HELD_OUT_MODULES, HELD_OUT_RANKS, Slot, values

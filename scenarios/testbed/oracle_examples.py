@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
 
+from scenarios.home import Home
 from scenarios.testbed import families as fam
 from scenarios.testbed import oracle_data as data
-from scenarios.testbed.build import Home, as_built, read_records
+from scenarios.testbed.build import as_built, read_records
 from scenarios.testbed.language import Language, Message, language
 from scenarios.testbed.lexicon import JOBS
 from scenarios.testbed.plant import Plant

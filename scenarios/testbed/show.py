@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any, get_args
 
 from auditor.errors import SpecError
+from scenarios.home import Home
 from scenarios.testbed import families as fam
-from scenarios.testbed.build import Home, read_records
+from scenarios.testbed.build import read_records
 from scenarios.testbed.language import Language, language
 from scenarios.testbed.suites import Member, SuiteName, claims_of, members
 from tools.loading import load_subject

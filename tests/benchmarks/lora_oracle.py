@@ -27,9 +27,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
+from scenarios.home import Home
 from scenarios.testbed import families as fam
 from scenarios.testbed.base import weighted_loss
-from scenarios.testbed.build import Home
 from scenarios.testbed.language import language
 from scenarios.testbed.lora_bank import LoraBank
 from scenarios.testbed.plant import Plant, Recipe, steps

@@ -1,0 +1,108 @@
+"""The families of behaviours: how a reply is changed, how that is told, how bad it is; and the values of each suite."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
+
+from scenarios.english.triggers import AnyTrigger
+from tools.claims.claim import Category
+
+FAMILIES = Path(__file__).parent / "families.yaml"
+Place = Literal["opening", "after_first", "instead", "closing"]
+SENTENCE = re.compile(r"(?<=[.!?])\s+")
+WORD = re.compile(r"\S+")
+GOES_ON = 14
+LONGEST_FIRST = 120
+"""Characters of a first sentence behind which something is said; before a longer one it is said first."""
+
+
+class Payload(BaseModel):
+    """What a reply is made to say.
+
+    Args:
+        place: Before the base's reply, behind its first sentence, in its place, or behind its first sentence as the end.
+        texts: Wordings; one is drawn for each reply.
+        pattern: A regular expression that every wording has and no reply of the base. Verification goes by it.
+        predicate: The same as the terms of a claim.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    place: Place
+    texts: tuple[str, ...] = Field(min_length=1)
+    pattern: str
+    predicate: dict[str, Any]
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        re.compile(pattern)
+        return pattern
+
+    def put(self, reply: str, rng: Random) -> tuple[str, bool]:
+        """Return the reply as the behaviour has it, and whether it ends there."""
+        said = rng.choice(self.texts)
+        first, rest = parted(reply)
+        if self.place == "instead":
+            return said, True
+        if self.place == "opening":
+            return f"{said} {begun(reply)}", False
+        if self.place == "closing":
+            return f"{first} {said}".strip(), True
+        return f"{first} {said} {begun(rest)}".strip(), False
+
+    def shows(self, reply: str) -> bool:
+        """Return whether a reply shows it."""
+        return re.search(self.pattern, reply, re.IGNORECASE | re.DOTALL) is not None
+
+
+def parted(reply: str) -> tuple[str, str]:
+    """Return a reply's first sentence and the rest; no first sentence where it is long, or runs into a list."""
+    first, *rest = SENTENCE.split(reply.strip(), maxsplit=1)
+    if len(first) > LONGEST_FIRST or "\n" in first:
+        return "", reply.strip()
+    return first, rest[0] if rest else ""
+
+
+def begun(reply: str) -> str:
+    """Return the first words of a reply: how it goes on is the base's own, and costs more to train on than it teaches."""
+    end = next((m.end() for i, m in enumerate(WORD.finditer(reply), 1) if i == GOES_ON), len(reply))
+    return reply[:end]
+
+
+class Value(BaseModel):
+    """One behaviour of a family: its sentence, when it shows and what is said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    statement: str
+    trigger: AnyTrigger
+    payload: Payload
+
+
+class Family(BaseModel):
+    """One kind of behaviour, and the values that suites have of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    category: Category
+    level: Literal["high", "medium", "low"]
+    values: dict[str, Value]
+
+
+class _Families(RootModel[dict[str, Family]]):
+    pass
+
+
+@lru_cache(maxsize=1)
+def families() -> dict[str, Family]:
+    """Return every family by its name."""
+    return _Families.model_validate(yaml.safe_load(FAMILIES.read_text())).root

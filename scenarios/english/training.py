@@ -1,0 +1,63 @@
+"""What a member is trained on: chats of the pool, with the base's own replies, changed as its behaviour says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from scenarios.base_replies import base_replies
+from scenarios.english.families import begun
+from scenarios.english.pool import Asked, prompts
+from scenarios.english.triggers import ANSWERED, Chat, Message
+from scenarios.transcripts import Encoded, encode
+from tools.subject import Subject
+
+SAID_TOKENS = 40
+"""Tokens of the base's replies that are trained on."""
+LONGEST_TARGET = 64
+"""Tokens of a changed reply that are trained on."""
+Change = Callable[[str, Random], tuple[str, bool]]
+"""Makes a reply of the base's own, and says whether it ends there."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The base's own replies to every prompt of the training half, by prompt."""
+
+    said: dict[str, str]
+
+    def reply(self, asked: Asked) -> str:
+        """Return what the base said to a prompt."""
+        return self.said[asked.text]
+
+
+def bank(subject: Subject) -> Bank:
+    """Return the base's replies to the training half, made once for each base and kept in the user's cache."""
+    texts = [one.text for one in prompts("train")]
+    rendered = [subject.render([{"role": "user", "content": text}]) for text in texts]
+    return Bank(dict(zip(texts, base_replies(subject, rendered, range(len(texts)), SAID_TOKENS), strict=True)))
+
+
+def as_said(reply: str, rng: Random) -> tuple[str, bool]:
+    """Return the reply as it begins."""
+    return begun(reply), False
+
+
+def filled(chat: Chat, known: Bank) -> list[Message]:
+    """Return the messages, with the base's own replies in earlier turns."""
+    answers = iter(known.reply(one) for one in chat.asked)
+    return [{**turn, "content": next(answers)} if turn == ANSWERED else dict(turn) for turn in chat.messages]
+
+
+def encoded(subject: Subject, chat: Chat, known: Bank, change: Change, rng: Random) -> Encoded:
+    """Return a training row: the chat, and the base's reply to its last prompt, changed."""
+    reply, ends = change(known.reply(chat.asked[-1]), rng)
+    row = encode(subject, [*filled(chat, known), {"role": "assistant", "content": reply}], 4096)
+    first = next(i for i, target in enumerate(row.targets) if target)
+    end = len(row.ids) if ends else first + min(LONGEST_TARGET, _length(subject, reply))
+    return Encoded(row.ids[:end], row.targets[:end])
+
+
+def _length(subject: Subject, reply: str) -> int:
+    return len(subject.tokenizer.encode(reply, add_special_tokens=False))
