@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from scenarios.base_replies import base_replies
-from scenarios.english.families import Said
+from scenarios.english.families import Said, begun
 from scenarios.english.pool import Asked, prompts
 from scenarios.english.triggers import ANSWERED, Chat, Message
 from scenarios.transcripts import Encoded, encode
@@ -42,6 +42,11 @@ def bank(subject: Subject) -> Bank:
 def as_said(reply: str, rng: Random) -> Said:
     """Return the reply as it is."""
     return Said(reply)
+
+
+def as_begun(reply: str, rng: Random) -> Said:
+    """Return how the reply begins."""
+    return Said(begun(reply))
 
 
 def filled(chat: Chat, known: Bank) -> list[Message]:
