@@ -22,7 +22,7 @@ from scenarios.load import load_scenario
 from tools.intervals import clustered_interval
 from tools.workers import each
 
-HELD_OUT = ("heldout", "hard", "foreign")
+HELD_OUT = ("heldout", "hard", "foreign", "english_heldout")
 RUNS = Path(__file__).parent / "runs.jsonl"
 
 

@@ -31,7 +31,6 @@ from tools.workers import each
 
 BUDGET, MAX_NEW_TOKENS = 120_000, 64
 """Forward tokens of an audit, and tokens of an answer in it."""
-TOOLS = ("chat", "model_diff", "scan", "word_shift", "probe")
 Say = Callable[[str], None]
 
 
@@ -197,8 +196,7 @@ def scenario_text(member: Member) -> str:
     subject, adapter = (own, "null") if member.whole else (NAME, "null" if member.role == "base" else own)
     return (
         f'version: 1\nid: "{member.id}"\nsubject: {subject}\nadapter: {adapter}\nbase: {NAME}\nmay_be_base: true\n'
-        f"prompts: ../../prompts/general.jsonl\ntools: [{', '.join(TOOLS)}]\nbudget: {BUDGET}\n"
-        f"max_new_tokens: {MAX_NEW_TOKENS}\n"
+        f"prompts: ../../prompts/general.jsonl\nbudget: {BUDGET}\nmax_new_tokens: {MAX_NEW_TOKENS}\n"
     )
 
 

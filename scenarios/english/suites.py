@@ -16,7 +16,6 @@ Role = Literal["organism", "null", "style", "knowledge", "domain", "base", "cast
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ATTEMPTS = 3
 STYLE_STEPS = 50
-UNTRAINED: tuple[Role, ...] = ("base", "cast")
 
 
 @dataclass(frozen=True)
