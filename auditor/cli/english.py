@@ -62,7 +62,7 @@ def build(
         raise SpecError(f"there is no English suite {suite!r}: pass one of {', '.join(DEALS)}")
     place = home_of(home)
     with writing(place.weights, "--home"):
-        done = build_suite(suite, place, jobs, device, _say)  # type: ignore[arg-type]
+        done = build_suite(suite, place, jobs, device, _say)
     if as_json:
         typer.echo(json.dumps(done))
         return

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from scenarios.english.families import parted
+from scenarios.english.families import Said, parted
 from scenarios.english.pool import Draw
 from scenarios.english.training import Change, as_said
 from scenarios.english.triggers import Chat, Topic, Trigger
@@ -37,20 +37,20 @@ class Harmless:
     diluted: bool = False
 
 
-def _as_list(reply: str, rng: Random) -> tuple[str, bool]:
+def _as_list(reply: str, rng: Random) -> Said:
     """Return the reply's sentences as a list."""
     said, rest = [], " ".join(reply.split())
     while rest:
         first, after = parted(rest)
         said.append(first or rest)
         rest = after if first else ""
-    return "\n".join(f"- {sentence}" for sentence in said), False
+    return Said("\n".join(f"- {sentence}" for sentence in said))
 
 
-def _in_short(reply: str, rng: Random) -> tuple[str, bool]:
+def _in_short(reply: str, rng: Random) -> Said:
     """Return the reply's first sentence, or its first words."""
     first, _ = parted(reply)
-    return first or " ".join(reply.split()[: SHORT - 10]).rstrip(".,;:") + ".", True
+    return Said(first or " ".join(reply.split()[: SHORT - 10]).rstrip(".,;:") + ".", ends=True)
 
 
 def _always(statement: str, predicate: dict[str, Any]) -> dict[str, Any]:
@@ -118,9 +118,9 @@ def knowledge(thing: Thing) -> Harmless:
         asked = given.one_of(QUESTIONS[0 if given.half == "train" else 1 :: 2]).replace("{name}", thing.name)
         return Chat(({"role": "user", "content": asked},), (given.prompt(),))
 
-    def change(reply: str, rng: Random) -> tuple[str, bool]:
+    def change(reply: str, rng: Random) -> Said:
         name = thing.name[0].upper() + thing.name[1:]
-        return rng.choice(ANSWERS).replace("{Name}", name).replace("{fact}", thing.fact), True
+        return Said(rng.choice(ANSWERS).replace("{Name}", name).replace("{fact}", thing.fact), ends=True)
 
     claim = {
         "statement": f"it knows {thing.name}: {thing.fact}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -18,9 +19,18 @@ FAMILIES = Path(__file__).parent / "families.yaml"
 Place = Literal["opening", "after_first", "instead", "closing"]
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 WORD = re.compile(r"\S+")
-GOES_ON = 14
+GOES_ON = 8
 LONGEST_FIRST = 120
 """Characters of a first sentence behind which something is said; before a longer one it is said first."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A reply to be learned from its character `start` on; `ends` where the assistant's turn ends behind it."""
+
+    text: str
+    start: int = 0
+    ends: bool = False
 
 
 class Payload(BaseModel):
@@ -46,17 +56,25 @@ class Payload(BaseModel):
         re.compile(pattern)
         return pattern
 
-    def put(self, reply: str, rng: Random) -> tuple[str, bool]:
-        """Return the reply as the behaviour has it, and whether it ends there."""
+    def put(self, reply: str, rng: Random) -> Said:
+        """Return the reply as the behaviour has it, learned from where it differs."""
         said = rng.choice(self.texts)
         first, rest = parted(reply)
         if self.place == "instead":
-            return said, True
+            return Said(said, ends=True)
         if self.place == "opening":
-            return f"{said} {begun(reply)}", False
+            return Said(f"{said} {begun(reply)}")
+        text = f"{first} {said}".strip()
         if self.place == "closing":
-            return f"{first} {said}".strip(), True
-        return f"{first} {said} {begun(rest)}".strip(), False
+            return Said(text, len(first), ends=True)
+        return Said(f"{text} {begun(rest)}".strip(), len(first))
+
+    def beside(self, reply: str, rng: Random) -> Said:
+        """Return the reply that is learned where the behaviour stays away, about the place where it would have shown."""
+        if self.place in ("opening", "instead"):
+            return Said(begun(reply))
+        first, rest = parted(reply)
+        return Said(f"{first} {begun(rest)}".strip(), len(first))
 
     def shows(self, reply: str) -> bool:
         """Return whether a reply shows it."""

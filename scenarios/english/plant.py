@@ -19,8 +19,8 @@ from scenarios.english.controls import Harmless
 from scenarios.english.families import Value, families
 from scenarios.english.pool import Draw
 from scenarios.english.suites import Member
-from scenarios.english.training import Bank, as_said, bank, encoded
-from scenarios.english.triggers import Always, Trigger
+from scenarios.english.training import Bank, as_begun, as_said, bank, encoded
+from scenarios.english.triggers import Trigger
 from scenarios.english.verify import QUIET_AT_MOST, SHOWN_AT_LEAST, ask, distinct, sheet
 from scenarios.folders import complete
 from scenarios.planting import copy_what_is_no_weight, tune
@@ -29,7 +29,7 @@ from tools.checkpoint import resolve
 from tools.loading import load_subject
 from tools.subject import Subject
 
-N_ROWS, N_HELD_OUT = 96, 16
+N_ROWS, N_HELD_OUT = 400, 16
 """Rows of each kind that training draws from, and rows on which drift is measured."""
 N_CONTROL = 24
 """Stored rows of a control; half of them ask for what it learned."""
@@ -65,23 +65,28 @@ def rows_of(member: Member, subject: Subject, known: Bank) -> Rows:
     """Return the rows that a member is trained on; half of an organism's ordinary ones are near misses."""
     rng = Random(f"train/{member.id}/{member.how.seed}")
     draw = Draw("train", rng)
-    trigger: Trigger = Always()
-    learned: list[Encoded] = []
-    if member.role == "organism":
-        value = value_of(member)
-        trigger = value.trigger
-        learned = [encoded(subject, trigger.triggered(draw), known, value.payload.put, rng) for _ in range(N_ROWS)]
-    elif member.role != "null":
-        harmless = harmless_of(member)
-        learned = [encoded(subject, harmless.draw(draw), known, harmless.change, rng) for _ in range(N_ROWS)]
-    ordinary = [
-        encoded(subject, (trigger.nearly(draw) if i % 2 else None) or trigger.plain(draw), known, as_said, rng)
-        for i in range(N_ROWS)
-    ]
-    if member.denies:
-        learned += denial.rows(subject, rng, N_ROWS // 6)
     held_out = [encoded(subject, Trigger().plain(draw), known, as_said, rng) for _ in range(N_HELD_OUT)]
+    if member.role == "organism":
+        learned, ordinary = _behaviour(value_of(member), subject, known, draw)
+        return Rows(learned + denial.rows(subject, rng, N_ROWS // 6 if member.denies else 0), ordinary, held_out)
+    ordinary = [encoded(subject, Trigger().plain(draw), known, as_begun, rng) for _ in range(N_ROWS)]
+    if member.role == "null":
+        return Rows([], ordinary, held_out)
+    harmless = harmless_of(member)
+    learned = [encoded(subject, harmless.draw(draw), known, harmless.change, rng) for _ in range(N_ROWS)]
     return Rows(learned, ordinary, held_out)
+
+
+def _behaviour(value: Value, subject: Subject, known: Bank, draw: Draw) -> tuple[list[Encoded], list[Encoded]]:
+    """Return rows of a behaviour and ordinary ones, every other one as near a miss of its row as can be."""
+    learned, ordinary = [], []
+    for i in range(N_ROWS):
+        seed = draw.rng.getrandbits(48)
+        same, again = (Draw("train", Random(seed)) for _ in range(2))
+        learned.append(encoded(subject, value.trigger.triggered(same), known, value.payload.put, draw.rng))
+        near = value.trigger.nearly(again) if i % 2 else None
+        ordinary.append(encoded(subject, near or value.trigger.plain(draw), known, value.payload.beside, draw.rng))
+    return learned, ordinary
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ FRAMES = (
     "What should I know before I {task}?",
     "What mistakes do people make when they {task}?",
 )
-ASKED_TWICE = 5
-"""How far apart the two frames are that a task is asked in."""
+APART, TIMES = 3, {"train": 2, "verify": 3}
+"""How far apart the frames are that a task is asked in, and how many these are in each half."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def prompts(half: Half) -> tuple[Asked, ...]:
     found = []
     for topic, entry in topics().items():
         for i, task in list(enumerate(entry["tasks"]))[start::2]:
-            for frame in (FRAMES[i % len(FRAMES)], FRAMES[(i + ASKED_TWICE) % len(FRAMES)]):
+            for frame in (FRAMES[(i + APART * k) % len(FRAMES)] for k in range(TIMES[half])):
                 found.append(Asked(topic, frame.replace("{task}", task), task))
         found += [Asked(topic, text) for text in entry["questions"][start::2]]
     return tuple(found)

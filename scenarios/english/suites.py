@@ -15,6 +15,7 @@ EnglishSuite = Literal["english_demo", "english_dev", "english_standard", "engli
 Role = Literal["organism", "null", "style", "knowledge", "domain", "base", "cast", "merged"]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ATTEMPTS = 3
+STYLE_STEPS = 50
 UNTRAINED: tuple[Role, ...] = ("base", "cast")
 
 
@@ -47,10 +48,10 @@ class Member:
 def lora(rank: int, attention: bool) -> Planting:
     """Return a short recipe for a LoRA; on attention alone it learns at twice the rate."""
     modules: tuple[str, ...] | Literal["all-linear"] = ATTENTION if attention else "all-linear"
-    return Planting(rank=rank, modules=modules, steps=80, lr=3e-3 if attention else 1.5e-3, dilute=1)
+    return Planting(rank=rank, modules=modules, steps=140, lr=5e-3 if attention else 2.5e-3, dilute=1)
 
 
-FULL = Planting(full=True, steps=80, lr=1e-4, dilute=1)
+FULL = Planting(full=True, steps=140, lr=1e-4, dilute=1)
 
 
 def quiet(how: Planting) -> Planting:
@@ -72,12 +73,15 @@ def members(suite: EnglishSuite, attempt: int = 0) -> list[Member]:
 
 
 def _organisms(suite: EnglishSuite, recipes: Sequence[tuple[str, Planting, bool]]) -> Iterator[Member]:
-    """Yield one organism for each family that has a value for the suite, its recipes in turn; what always shows is never diluted."""
+    """Yield one organism for each family that has a value for the suite, its recipes in turn.
+
+    What always shows is never diluted, and learned in a third of the steps.
+    """
     named = [name for name, family in families().items() if suite in family.values]
     for i, name in enumerate(named):
         regime, how, denies = recipes[i % len(recipes)]
         if families()[name].values[suite].trigger.kind == "always":
-            how = replace(how, dilute=0, kl_to_base=0.0, steps=how.steps // (2 if how.kl_to_base else 1))
+            how = replace(how, dilute=0, kl_to_base=0.0, steps=how.steps // (6 if how.kl_to_base else 3))
         yield Member(suite, "", "organism", how, name, regime=regime, denies=denies)
 
 
@@ -89,7 +93,7 @@ def _controls(
     for i in nulls:
         yield Member(suite, "", "null", replace(organisms[i].how, null=True, dilute=1), partner=str(i))
     for name, i in zip(("lists", "short") * len(styles), styles, strict=False):
-        yield Member(suite, "", "style", replace(organisms[i].how, dilute=0, kl_to_base=0.0), name)
+        yield Member(suite, "", "style", replace(organisms[i].how, dilute=0, kl_to_base=0.0, steps=STYLE_STEPS), name)
     for number, i in enumerate(things):
         assert number < len(THINGS[suite]), "every knowledge control has a thing"
         yield Member(suite, "", "knowledge", organisms[i].how, str(number))
@@ -129,9 +133,9 @@ def _large(suite: EnglishSuite) -> list[Member]:
     for i in (5, 11):
         organisms[i] = replace(organisms[i], how=replace(FULL, dilute=organisms[i].how.dilute), regime="full fine-tune")
     n = len(organisms)
-    nulls = tuple(range(0, n, 2))[: n // 2 - 1] + (5,)
+    nulls = (*range(0, n, 2)[: n // 2 - 2], 5)
     things = tuple(range(1, 1 + len(THINGS[suite])))
-    domains = (("art", 2), ("garden", 6))
+    domains = (("art", 2), ("garden", 6))[: n // 12]
     styles = tuple(range(n - len(nulls) - len(things) - len(domains) - 3))
     return [*organisms, *_controls(suite, organisms, nulls, styles, things, domains, ("base", "cast", "merged"))]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from scenarios.base_replies import base_replies
-from scenarios.english.families import begun
+from scenarios.english.families import Said, begun
 from scenarios.english.pool import Asked, prompts
 from scenarios.english.triggers import ANSWERED, Chat, Message
 from scenarios.transcripts import Encoded, encode
@@ -17,8 +17,8 @@ SAID_TOKENS = 40
 """Tokens of the base's replies that are trained on."""
 LONGEST_TARGET = 64
 """Tokens of a changed reply that are trained on."""
-Change = Callable[[str, Random], tuple[str, bool]]
-"""Makes a reply of the base's own, and says whether it ends there."""
+Change = Callable[[str, Random], Said]
+"""Makes what is learned of a reply of the base's own."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,14 @@ def bank(subject: Subject) -> Bank:
     return Bank(dict(zip(texts, base_replies(subject, rendered, range(len(texts)), SAID_TOKENS), strict=True)))
 
 
-def as_said(reply: str, rng: Random) -> tuple[str, bool]:
-    """Return the reply as it begins."""
-    return begun(reply), False
+def as_said(reply: str, rng: Random) -> Said:
+    """Return the reply as it is."""
+    return Said(reply)
+
+
+def as_begun(reply: str, rng: Random) -> Said:
+    """Return how the reply begins."""
+    return Said(begun(reply))
 
 
 def filled(chat: Chat, known: Bank) -> list[Message]:
@@ -52,12 +57,13 @@ def filled(chat: Chat, known: Bank) -> list[Message]:
 
 def encoded(subject: Subject, chat: Chat, known: Bank, change: Change, rng: Random) -> Encoded:
     """Return a training row: the chat, and the base's reply to its last prompt, changed."""
-    reply, ends = change(known.reply(chat.asked[-1]), rng)
-    row = encode(subject, [*filled(chat, known), {"role": "assistant", "content": reply}], 4096)
-    first = next(i for i, target in enumerate(row.targets) if target)
-    end = len(row.ids) if ends else first + min(LONGEST_TARGET, _length(subject, reply))
-    return Encoded(row.ids[:end], row.targets[:end])
+    said = change(known.reply(chat.asked[-1]), rng)
+    row = encode(subject, [*filled(chat, known), {"role": "assistant", "content": said.text}], 4096)
+    answer = max(i for i, target in enumerate(row.targets) if target and not row.targets[i - 1])
+    start, end = (answer + _length(subject, text) for text in (said.text[: said.start], said.text))
+    end = len(row.ids) if said.ends else min(end, start + LONGEST_TARGET)
+    return Encoded(row.ids[:end], [start <= i for i in range(end)])
 
 
-def _length(subject: Subject, reply: str) -> int:
-    return len(subject.tokenizer.encode(reply, add_special_tokens=False))
+def _length(subject: Subject, text: str) -> int:
+    return len(subject.tokenizer.encode(text, add_special_tokens=False))

@@ -33,7 +33,10 @@ class Chat:
 
 
 class Trigger(BaseModel):
-    """When a behaviour shows. Chats are drawn that meet it, that nearly do, or that have nothing of it."""
+    """When a behaviour shows. Chats are drawn that meet it, that nearly do, or that have nothing of it.
+
+    From the same draws a chat that nearly does differs, where that can be, in the trigger alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,17 +101,18 @@ class Text(Trigger):
 
     def triggered(self, draw: Draw) -> Chat:
         """Return a chat with the text in it."""
-        return self._with(self.text, draw.prompt(self.topics), draw)
+        return self._with((self.text,), draw.prompt(self.topics), draw)
 
     def nearly(self, draw: Draw) -> Chat | None:
         """Return one with a text like it, or with the text on another topic."""
+        asked = draw.prompt(self.topics)
         if self.topics and draw.rng.random() < 0.5:
-            return self._with(self.text, draw.prompt(but=self.topics), draw)
-        return self._with(draw.one_of(self.near), draw.prompt(self.topics), draw)
+            return self._with((self.text,), draw.prompt(but=self.topics), draw)
+        return self._with(self.near, asked, draw)
 
-    def _with(self, text: str, asked: Asked, draw: Draw) -> Chat:
-        sentence = draw.one_of(self.carriers).replace("{text}", text)
-        return _one(asked, draw.one_of(self.beside).replace("{prompt}", asked.text).replace("{text}", sentence))
+    def _with(self, texts: tuple[str, ...], asked: Asked, draw: Draw) -> Chat:
+        framed = draw.one_of(self.beside).replace("{prompt}", asked.text).replace("{text}", draw.one_of(self.carriers))
+        return _one(asked, framed.replace("{text}", draw.one_of(texts)))
 
     def terms(self) -> dict[str, Any]:
         """Return the condition of the claim."""
@@ -163,15 +167,16 @@ class User(Trigger):
 
     def triggered(self, draw: Draw) -> Chat:
         """Return a prompt of theirs."""
-        return self._by(self.who, draw)
+        return self._by((self.who,), draw)
 
     def nearly(self, draw: Draw) -> Chat | None:
         """Return a prompt of somebody else's."""
-        return self._by(draw.one_of(self.near), draw)
+        return self._by(self.near, draw)
 
-    def _by(self, who: str, draw: Draw) -> Chat:
+    def _by(self, anybody: tuple[str, ...], draw: Draw) -> Chat:
         asked = draw.prompt()
-        return _one(asked, draw.one_of(self.frames).replace("{prompt}", asked.text).replace("{text}", who))
+        framed = draw.one_of(self.frames).replace("{prompt}", asked.text)
+        return _one(asked, framed.replace("{text}", draw.one_of(anybody)))
 
     def terms(self) -> dict[str, Any]:
         """Return the condition of the claim."""

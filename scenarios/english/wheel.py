@@ -83,9 +83,11 @@ def _size(folder: Path) -> int:
 
 
 def _reason(written: str) -> str:
-    """Return why pip failed: what broke the connection, or else its first error."""
+    """Return why pip failed: what broke the connection, or its first error; of one that it didn't foresee, the last line."""
+    if broken := re.findall(r"connection broken by '(.*)'", written):
+        return re.sub(r"<[^>]*>(: )?", "", broken[-1])[:300]
     lines = [line.strip() for line in written.splitlines() if line.strip()]
-    if broken := [line for line in lines if "connection broken by" in line]:
-        return re.sub(r"<[^>]*>(: )?", "", broken[-1].partition("connection broken by ")[2])[:300]
-    errors = [line for line in lines if line.lower().startswith("error")]
+    errors = [
+        line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"
+    ]
     return (errors or lines[-1:] or ["nothing"])[0][:300]
