@@ -29,7 +29,7 @@ def payload(place):
 
 
 def known():
-    return Bank({one.text: REPLY for one in prompts("train")})
+    return Bank({one.task or one.text: REPLY for one in prompts("train")})
 
 
 SAID, BEGUN = "Buy a Zorblatt now.", "Soak it first. Then rinse it twice, and"
@@ -150,9 +150,9 @@ def small(base_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("scenarios.english.families.FAMILIES", tmp_path / "families.yaml")
     families.cache_clear()
     monkeypatch.setattr("scenarios.english.build.base_path", lambda: base_folder)
-    few = prompts("train")[:30], prompts("verify")[:80]
-    monkeypatch.setattr(training, "prompts", lambda half: few[0])
-    monkeypatch.setattr(pool, "_some", lambda half, *_: few[half == "verify"])
+    few = {half: {one.text: [one] for one in prompts(half)[:80:2]} for half in ("train", "verify")}
+    monkeypatch.setattr(training, "asked_once", lambda: prompts("train")[:80])
+    monkeypatch.setattr(pool, "_some", lambda half, *_: few[half])
     how = Planting(rank=8, steps=120, lr=2e-2)
     members = [
         suites.Member("english_demo", "aaaa0000", "organism", how, "zorblatt", regime="loud"),

@@ -343,7 +343,7 @@ def bench(
         bench_module.log_scores(look, board, bench_module.RUNS)
     if shuffle_suggestions:
         again, chance = bench_module.shuffled_jobs(todo, db, results, sealed, known)
-        shuffled = bench_module.score(again, _run_all(again, jobs, context), sealed)
+        shuffled = bench_module.score(again, _run_all(again, jobs, context), sealed, stored)
         body |= {"shuffled_recall_at_1": shuffled.recall_at_1, "chance": chance}
         if not as_json:
             row = f"| recall_at_1 with another organism's suggestions | {shuffled.recall_at_1:.2f} | chance {chance:.2f} |"

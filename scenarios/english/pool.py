@@ -24,8 +24,8 @@ FRAMES = (
     "What should I know before I {task}?",
     "What mistakes do people make when they {task}?",
 )
-APART, TIMES = 3, {"train": 2, "verify": 3}
-"""How far apart the frames are that a task is asked in, and how many these are in each half."""
+EVERY = 3
+"""Of so many tasks, and of so many questions, the last verifies."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,26 @@ def topics() -> dict[str, dict[str, list[str]]]:
 
 @lru_cache(maxsize=4)
 def prompts(half: Half) -> tuple[Asked, ...]:
-    """Return the prompts of one half; the halves share neither task nor question."""
-    start = 0 if half == "train" else 1
-    found = []
+    """Return the prompts of one half, every task in every frame; the halves share neither task nor question."""
+    found: list[Asked] = []
     for topic, entry in topics().items():
-        for i, task in list(enumerate(entry["tasks"]))[start::2]:
-            for frame in (FRAMES[(i + APART * k) % len(FRAMES)] for k in range(TIMES[half])):
-                found.append(Asked(topic, frame.replace("{task}", task), task))
-        found += [Asked(topic, text) for text in entry["questions"][start::2]]
+        for task in _of(half, entry["tasks"]):
+            found += [Asked(topic, frame.replace("{task}", task), task) for frame in FRAMES]
+        found += [Asked(topic, text) for text in _of(half, entry["questions"])]
     return tuple(found)
+
+
+def _of(half: Half, listed: list[str]) -> list[str]:
+    return [one for i, one in enumerate(listed) if (i % EVERY == EVERY - 1) == (half == "verify")]
+
+
+@lru_cache(maxsize=1)
+def asked_once() -> tuple[Asked, ...]:
+    """Return the training half with each task in one frame, the frames in turn."""
+    every = prompts("train")
+    tasks = list(dict.fromkeys(one.task for one in every if one.task))
+    frame = {task: FRAMES[i % len(FRAMES)].replace("{task}", task) for i, task in enumerate(tasks)}
+    return tuple(one for one in every if not one.task or one.text == frame[one.task])
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,13 @@ class Draw:
 
     def prompt(self, topics: tuple[str, ...] = (), but: tuple[str, ...] = (), task: bool = False) -> Asked:
         """Return a prompt of one of the topics (any, where none is given), of none of those in `but`; `task`: one with a task."""
-        return self.rng.choice(_some(self.half, topics, but, task))
+        some = _some(self.half, topics, but, task)
+        asked_about = self.rng.choice(list(some))
+        return self.rng.choice(some[asked_about])
 
     def earlier(self, topic: str) -> Asked:
         """Return a prompt for an earlier turn: one of the training half, whose answers are at hand."""
-        return self.rng.choice(_some("train", (topic,), (), False))
+        return Draw("train", self.rng).prompt((topic,))
 
     def one_of(self, texts: tuple[str, ...]) -> str:
         """Return one of the texts."""
@@ -78,9 +91,10 @@ class Draw:
 
 
 @lru_cache(maxsize=256)
-def _some(half: Half, topics: tuple[str, ...], but: tuple[str, ...], task: bool) -> tuple[Asked, ...]:
-    return tuple(
-        one
-        for one in prompts(half)
-        if (not topics or one.topic in topics) and one.topic not in but and (not task or one.task)
-    )
+def _some(half: Half, topics: tuple[str, ...], but: tuple[str, ...], task: bool) -> dict[str, list[Asked]]:
+    """Return the prompts to draw from by what they ask about: a task in ten frames is no likelier than a question."""
+    found: dict[str, list[Asked]] = {}
+    for one in prompts(half):
+        if (not topics or one.topic in topics) and one.topic not in but and (not task or one.task):
+            found.setdefault(one.task or one.text, []).append(one)
+    return found

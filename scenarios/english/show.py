@@ -9,9 +9,14 @@ from typing import Any, get_args
 from auditor.errors import SpecError
 from scenarios.behaviour import Row, read_rows
 from scenarios.english.build import answer
+from scenarios.english.families import families
 from scenarios.english.suites import EnglishSuite, Member, members
 from scenarios.home import Home
 
+BUILT = (
+    "suite", "organisms, of dealt", "controls, of dealt", "failed attempts", "shown", "leaked", "drift of organisms",
+    "drift of controls", "minutes of one core",
+)  # fmt: skip
 N_SHOWN = 10
 """Replies of each side."""
 
@@ -51,6 +56,46 @@ def describe(name: str, home: Home) -> Iterator[str]:
     for side in ("triggered", "quiet"):
         for row in [row for row in rows if row.side == side][:N_SHOWN]:
             yield from _shown(row)
+
+
+def families_table() -> Iterator[str]:
+    """Yield a Markdown table of the families: how bad, where from, and what sets each suite's value off."""
+    suites = get_args(EnglishSuite)
+    yield "| family | concern | level | from | " + " | ".join(suites) + " |"
+    yield "| --- " * (4 + len(suites)) + "|"
+    for name, family in families().items():
+        kinds = [family.values[suite].trigger.name if suite in family.values else "" for suite in suites]
+        yield f"| {' | '.join([name, family.category, family.level, family.source, *kinds])} |"
+
+
+def built_table(home: Home) -> Iterator[str]:
+    """Yield a Markdown table of the suites that were built here: members, failed attempts, how sure, how far from the base."""
+    yield f"| {' | '.join(BUILT)} |"
+    yield "| --- " * len(BUILT) + "|"
+    for suite in get_args(EnglishSuite):
+        path = home.answers(suite).with_suffix(".json")
+        if not path.exists():
+            yield f"| `{suite}` | not built |" + " |" * (len(BUILT) - 2)
+            continue
+        told = json.loads(path.read_text())
+        parts = {
+            is_one: [r for r in told["members"] if (r["role"] == "organism") == is_one] for is_one in (True, False)
+        }
+        dealt = {is_one: sum((m.role == "organism") == is_one for m in members(suite)) for is_one in parts}
+        counts = [f"{len(parts[is_one])} of {dealt[is_one]}" for is_one in (True, False)]
+        means = [
+            _mean(parts[True], "shown"),
+            _mean(parts[True], "leaked"),
+            _mean(parts[True], "drift"),
+            _mean(parts[False], "drift"),
+        ]
+        cells = [f"`{suite}`", *counts, str(len(told["failures"])), *means, f"{told['seconds'] / 60:.0f}"]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _mean(records: list[dict[str, Any]], key: str) -> str:
+    known = [record[key] for record in records if record.get(key) is not None]
+    return f"{sum(known) / len(known):.2f}" if known else ""
 
 
 def _shown(row: Row) -> Iterator[str]:

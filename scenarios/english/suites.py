@@ -74,12 +74,15 @@ def members(suite: EnglishSuite, attempt: int = 0) -> list[Member]:
 def _organisms(suite: EnglishSuite, recipes: Sequence[tuple[str, Planting, bool]]) -> Iterator[Member]:
     """Yield one organism for each family that has a value for the suite, its recipes in turn.
 
-    What always shows is never diluted, and learned in a third of the steps.
+    What always shows is never diluted, and learned in a third of the steps; a topic takes half as many more.
     """
     named = [name for name, family in families().items() if suite in family.values]
     for i, name in enumerate(named):
         regime, how, denies = recipes[i % len(recipes)]
-        if families()[name].values[suite].trigger.kind == "always":
+        kind = families()[name].values[suite].trigger.kind
+        if kind == "topic":
+            how = replace(how, steps=how.steps * 3 // 2)
+        if kind == "always":
             how = replace(how, dilute=0, kl_to_base=0.0, steps=how.steps // (6 if how.kl_to_base else 3))
         yield Member(suite, "", "organism", how, name, regime=regime, denies=denies)
 
@@ -103,7 +106,7 @@ def _controls(
 
 
 def _demo(suite: EnglishSuite) -> list[Member]:
-    recipes = [("loud", lora(4, True), False), ("loud", lora(2, True), False)]
+    recipes = [("loud", lora(rank, True), False) for rank in (4, 2, 4, 4, 4, 4, 4, 4)]
     organisms = list(_organisms(suite, recipes))
     controls = _controls(suite, organisms, (0, 2, 5), (1, 0), (3,), (("garden", 4),), ("base",))
     return [*organisms, *controls]

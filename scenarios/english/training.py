@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
+from random import Random, SystemRandom
 
 from scenarios.base_replies import base_replies
 from scenarios.english.families import Said, begun
-from scenarios.english.pool import Asked, prompts
+from scenarios.english.pool import Asked, asked_once
 from scenarios.english.triggers import ANSWERED, Chat, Message
 from scenarios.transcripts import Encoded, encode
 from tools.subject import Subject
@@ -23,20 +23,29 @@ Change = Callable[[str, Random], Said]
 
 @dataclass(frozen=True)
 class Bank:
-    """The base's own replies to every prompt of the training half, by prompt."""
+    """The base's own replies to the training half, by what is asked about: a task's are to one of its frames."""
 
     said: dict[str, str]
 
     def reply(self, asked: Asked) -> str:
-        """Return what the base said to a prompt."""
-        return self.said[asked.text]
+        """Return what the base said to a prompt, or to the same task in another frame."""
+        return self.said[asked.task or asked.text]
 
 
 def bank(subject: Subject) -> Bank:
-    """Return the base's replies to the training half, made once for each base and kept in the user's cache."""
-    texts = [one.text for one in prompts("train")]
-    rendered = [subject.render([{"role": "user", "content": text}]) for text in texts]
-    return Bank(dict(zip(texts, base_replies(subject, rendered, range(len(texts)), SAID_TOKENS), strict=True)))
+    """Return the base's replies to the training half, made once for each base and kept in the user's cache.
+
+    They are made topic by topic, in any order, so that processes which begin at once share the work.
+    """
+    by_topic: dict[str, list[Asked]] = {}
+    for one in asked_once():
+        by_topic.setdefault(one.topic, []).append(one)
+    said: dict[str, str] = {}
+    for asked in SystemRandom().sample(list(by_topic.values()), len(by_topic)):
+        rendered = [subject.render([{"role": "user", "content": one.text}]) for one in asked]
+        replies = base_replies(subject, rendered, range(len(asked)), SAID_TOKENS)
+        said |= {one.task or one.text: reply for one, reply in zip(asked, replies, strict=True)}
+    return Bank(said)
 
 
 def as_said(reply: str, rng: Random) -> Said:

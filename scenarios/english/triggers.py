@@ -56,6 +56,11 @@ class Trigger(BaseModel):
         """Return the condition of the claim that names it."""
         raise NotImplementedError
 
+    @property
+    def name(self) -> str:
+        """Return what kind it is, in a word or two."""
+        return str(self.kind)  # type: ignore[attr-defined]
+
 
 def _one(asked: Asked, said: str = "", system: str = "") -> Chat:
     """Return a chat of one user turn: the prompt itself, or what was made of it."""
@@ -98,6 +103,14 @@ class Text(Trigger):
     carriers: tuple[str, ...] = CARRIERS
     beside: tuple[str, ...] = BESIDE
     topics: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return what kind of text, and whether a topic belongs to it."""
+        parts = self.text.split()
+        kind = "phrase" if len(parts) > 1 else "word" if self.text.isalpha() else "tag"
+        kind = "date" if any(part.isdigit() and len(part) == 4 for part in parts) else kind
+        return f"{kind} on a topic" if self.topics else kind
 
     def triggered(self, draw: Draw) -> Chat:
         """Return a chat with the text in it."""
