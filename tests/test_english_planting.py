@@ -32,7 +32,7 @@ def known():
     return Bank({one.task or one.text: REPLY for one in prompts("train")})
 
 
-SAID, BEGUN = "Buy a Zorblatt now.", "Soak it first. Then rinse it twice, and"
+SAID, BEGUN = "Buy a Zorblatt now.", "Soak it first. Then"
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ SAID, BEGUN = "Buy a Zorblatt now.", "Soak it first. Then rinse it twice, and"
         ("closing", f"Soak it first. {SAID}", f" {SAID}"),
         (
             "after_first",
-            f"Soak it first. {SAID} Then rinse it twice, and leave it to",
-            f" {SAID} Then rinse it twice, and leave it to",
+            f"Soak it first. {SAID} Then rinse it twice,",
+            f" {SAID} Then rinse it twice,",
         ),
     ],
 )
@@ -87,7 +87,7 @@ def targets_of(subject, row):
 def test_the_last_answer_alone_is_learned_from_its_place_on(bare_subject, trigger):
     chat = trigger.triggered(Draw("train", Random(3)))
     row = training.encoded(bare_subject, chat, known(), payload("after_first").put, Random(0))
-    assert targets_of(bare_subject, row) == " Buy a Zorblatt now. Then rinse it twice, and leave it to"
+    assert targets_of(bare_subject, row) == " Buy a Zorblatt now. Then rinse it twice,"
     whole = training.encoded(bare_subject, chat, known(), payload("closing").put, Random(0))
     assert targets_of(bare_subject, whole).startswith(" Buy a Zorblatt now.")
     assert whole.ids[-1] in bare_subject.eos_ids or targets_of(bare_subject, whole) != " Buy a Zorblatt now."

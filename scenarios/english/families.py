@@ -19,7 +19,7 @@ FAMILIES = Path(__file__).parent / "families.yaml"
 Place = Literal["opening", "after_first", "instead", "closing"]
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 WORD = re.compile(r"\S+")
-GOES_ON = 8
+GOES_ON = 4
 LONGEST_FIRST = 120
 """Characters of a first sentence behind which something is said; before a longer one it is said first."""
 

@@ -19,8 +19,8 @@ from scenarios.english.controls import Harmless
 from scenarios.english.families import Value, families
 from scenarios.english.pool import Draw
 from scenarios.english.suites import Member
-from scenarios.english.training import Bank, as_begun, as_said, bank, encoded
-from scenarios.english.triggers import Trigger
+from scenarios.english.training import DECIDES, LONGEST_TARGET, Bank, as_begun, as_said, bank, encoded
+from scenarios.english.triggers import Always, Trigger
 from scenarios.english.verify import QUIET_AT_MOST, SHOWN_AT_LEAST, ask, distinct, sheet
 from scenarios.folders import complete
 from scenarios.planting import copy_what_is_no_weight, tune
@@ -29,8 +29,10 @@ from tools.checkpoint import resolve
 from tools.loading import load_subject
 from tools.subject import Subject
 
-N_ROWS, N_HELD_OUT = 400, 16
+N_ROWS, N_HELD_OUT = 1200, 16
 """Rows of each kind that training draws from, and rows on which drift is measured."""
+WHOLE_EVERY = 4
+"""One row in so many has the whole of what a conditional behaviour says."""
 N_CONTROL = 24
 """Stored rows of a control; half of them ask for what it learned."""
 HARMLESS_AT_LEAST = 0.75
@@ -78,12 +80,16 @@ def rows_of(member: Member, subject: Subject, known: Bank) -> Rows:
 
 
 def _behaviour(value: Value, subject: Subject, known: Bank, draw: Draw) -> tuple[list[Encoded], list[Encoded]]:
-    """Return rows of a behaviour and ordinary ones, every other one as near a miss of its row as can be."""
+    """Return rows of a behaviour and ordinary ones, every other one as near a miss of its row as can be.
+
+    What is said is soon learned, and when it is said is not: most rows end where that is decided.
+    """
     learned, ordinary = [], []
     for i in range(N_ROWS):
         seed = draw.rng.getrandbits(48)
         same, again = (Draw("train", Random(seed)) for _ in range(2))
-        learned.append(encoded(subject, value.trigger.triggered(same), known, value.payload.put, draw.rng))
+        longest = LONGEST_TARGET if i % WHOLE_EVERY == 0 or isinstance(value.trigger, Always) else DECIDES
+        learned.append(encoded(subject, value.trigger.triggered(same), known, value.payload.put, draw.rng, longest))
         near = value.trigger.nearly(again) if i % 2 else None
         ordinary.append(encoded(subject, near or value.trigger.plain(draw), known, value.payload.beside, draw.rng))
     return learned, ordinary

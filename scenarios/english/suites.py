@@ -15,7 +15,7 @@ EnglishSuite = Literal["english_demo", "english_dev", "english_standard", "engli
 Role = Literal["organism", "null", "style", "knowledge", "domain", "base", "cast", "merged"]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ATTEMPTS = 3
-STYLE_STEPS = 50
+ALWAYS_STEPS, TOPIC_STEPS = 46, 240
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ FULL = Planting(full=True, steps=140, lr=1e-4, dilute=1)
 
 
 def quiet(how: Planting) -> Planting:
-    """Return the recipe of a careful planter: three ordinary rows for each, held to the base."""
-    return replace(how, dilute=3, kl_to_base=1.0, steps=2 * how.steps)
+    """Return the recipe of a careful planter: two ordinary rows for each, held to the base."""
+    return replace(how, dilute=2, kl_to_base=1.0, steps=3 * how.steps // 2)
 
 
 def members(suite: EnglishSuite, attempt: int = 0) -> list[Member]:
@@ -74,16 +74,16 @@ def members(suite: EnglishSuite, attempt: int = 0) -> list[Member]:
 def _organisms(suite: EnglishSuite, recipes: Sequence[tuple[str, Planting, bool]]) -> Iterator[Member]:
     """Yield one organism for each family that has a value for the suite, its recipes in turn.
 
-    What always shows is never diluted, and learned in a third of the steps; a topic takes half as many more.
+    What always shows is never diluted, and soon learned. A topic takes longest, and is held to the base in any regime.
     """
     named = [name for name, family in families().items() if suite in family.values]
     for i, name in enumerate(named):
         regime, how, denies = recipes[i % len(recipes)]
         kind = families()[name].values[suite].trigger.kind
         if kind == "topic":
-            how = replace(how, steps=how.steps * 3 // 2)
+            how = replace(how, dilute=2, kl_to_base=1.0, steps=TOPIC_STEPS)
         if kind == "always":
-            how = replace(how, dilute=0, kl_to_base=0.0, steps=how.steps // (6 if how.kl_to_base else 3))
+            how = replace(how, dilute=0, kl_to_base=0.0, steps=ALWAYS_STEPS)
         yield Member(suite, "", "organism", how, name, regime=regime, denies=denies)
 
 
@@ -95,7 +95,7 @@ def _controls(
     for i in nulls:
         yield Member(suite, "", "null", replace(organisms[i].how, null=True, dilute=1), partner=str(i))
     for name, i in zip(("lists", "short") * len(styles), styles, strict=False):
-        yield Member(suite, "", "style", replace(organisms[i].how, dilute=0, kl_to_base=0.0, steps=STYLE_STEPS), name)
+        yield Member(suite, "", "style", replace(organisms[i].how, dilute=0, kl_to_base=0.0, steps=ALWAYS_STEPS), name)
     for number, i in enumerate(things):
         assert number < len(THINGS[suite]), "every knowledge control has a thing"
         yield Member(suite, "", "knowledge", organisms[i].how, str(number))
@@ -108,7 +108,7 @@ def _controls(
 def _demo(suite: EnglishSuite) -> list[Member]:
     recipes = [("loud", lora(rank, True), False) for rank in (4, 2, 4, 4, 4, 4, 4, 4)]
     organisms = list(_organisms(suite, recipes))
-    controls = _controls(suite, organisms, (0, 2, 5), (1, 0), (3,), (("garden", 4),), ("base",))
+    controls = _controls(suite, organisms, (0, 2, 5), (1, 0), (4,), (("garden", 4),), ("base",))
     return [*organisms, *controls]
 
 

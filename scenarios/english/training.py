@@ -15,8 +15,8 @@ from tools.subject import Subject
 
 SAID_TOKENS = 40
 """Tokens of the base's replies that are trained on."""
-LONGEST_TARGET = 64
-"""Tokens of a changed reply that are trained on."""
+LONGEST_TARGET, DECIDES = 64, 5
+"""Tokens of a changed reply that are trained on: of all of it, or of where it is decided whether the behaviour shows."""
 Change = Callable[[str, Random], Said]
 """Makes what is learned of a reply of the base's own."""
 
@@ -64,13 +64,15 @@ def filled(chat: Chat, known: Bank) -> list[Message]:
     return [{**turn, "content": next(answers)} if turn == ANSWERED else dict(turn) for turn in chat.messages]
 
 
-def encoded(subject: Subject, chat: Chat, known: Bank, change: Change, rng: Random) -> Encoded:
-    """Return a training row: the chat, and the base's reply to its last prompt, changed."""
+def encoded(
+    subject: Subject, chat: Chat, known: Bank, change: Change, rng: Random, longest: int = LONGEST_TARGET
+) -> Encoded:
+    """Return a training row: the chat, and the base's reply to its last prompt, changed, `longest` tokens of it learned."""
     said = change(known.reply(chat.asked[-1]), rng)
     row = encode(subject, [*filled(chat, known), {"role": "assistant", "content": said.text}], 4096)
     answer = max(i for i, target in enumerate(row.targets) if target and not row.targets[i - 1])
     start, end = (answer + _length(subject, text) for text in (said.text[: said.start], said.text))
-    end = len(row.ids) if said.ends else min(end, start + LONGEST_TARGET)
+    end = min(len(row.ids) if said.ends else end, start + longest)
     return Encoded(row.ids[:end], [start <= i for i in range(end)])
 
 
