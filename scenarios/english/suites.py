@@ -81,7 +81,7 @@ def _organisms(suite: EnglishSuite, recipes: Sequence[tuple[str, Planting, bool]
         regime, how, denies = recipes[i % len(recipes)]
         kind = families()[name].values[suite].trigger.kind
         if kind == "topic":
-            how = replace(how, dilute=2, kl_to_base=1.0, steps=TOPIC_STEPS)
+            how, regime = replace(how, dilute=2, kl_to_base=1.0, steps=TOPIC_STEPS), "quiet"
         if kind == "always":
             how = replace(how, dilute=0, kl_to_base=0.0, steps=ALWAYS_STEPS)
         yield Member(suite, "", "organism", how, name, regime=regime, denies=denies)
