@@ -2,14 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 DOCS := README.md scenarios/README.md tools/changes/README.md tools/own_files/README.md
 DEMO := scenarios/suites/demo/3215b5db.yaml
-ENGLISH_DEMO := scenarios/suites/english_demo/FIRST.yaml
+ENGLISH_DEMO := scenarios/suites/english_demo/10d5c717.yaml
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo demo-small test lint docs clean
 
 demo: .venv/ready
 	@$(BIN)/auditor testbed english base; case $$? in \
-	0) set -x; $(BIN)/auditor run $(ENGLISH_DEMO);; \
+	0) set -x; env -u OMP_NUM_THREADS $(BIN)/auditor run $(ENGLISH_DEMO) --budget 80000;; \
 	5) echo 'so a model of the small language is audited instead'; $(MAKE) --no-print-directory demo-small;; \
 	*) exit 1;; esac
 

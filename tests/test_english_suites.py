@@ -17,7 +17,8 @@ from scenarios.home import Home, hash_of
 HOME = Home()
 BUILT = [suite for suite in ("english_demo", "english_dev") if HOME.replies(suite).exists()]
 SHIPPED = HOME.weights / "english_demo"
-MEMBERS = {member.id: member for member in members("english_demo")}
+RECORDS = {r["id"]: r for r in json.loads(HOME.answers("english_demo").with_suffix(".json").read_text())["members"]}
+MEMBERS = {member.id: member for member in members("english_demo") if member.id in RECORDS}
 LARGEST = 1_000_000
 
 
@@ -30,7 +31,7 @@ def answers(suite):
 def test_what_was_planted_grades_as_right_on_its_own_replies_and_on_no_others(suite):
     told, stored = answers(suite), read_rows(HOME.replies(suite))
     organisms = {name: answer.planted[0] for name, answer in told.items() if is_organism(answer)}
-    assert len(organisms) >= 8
+    assert len(organisms) >= 6
     for name, claim in organisms.items():
         assert judged(claim, of_rule(stored[name], 0)).both, (name, claim.statement)
         others = [other for other in organisms if other != name and judged(claim, of_rule(stored[other], 0)).both]
@@ -42,7 +43,7 @@ def test_a_scenario_tells_nothing_of_what_was_planted(suite):
     files = sorted(HOME.scenarios(suite).glob("*.yaml"))
     told = {file.read_text().replace(file.stem, "ID").replace("adapter: null", "adapter: OWN") for file in files}
     lines = [set(text.splitlines()) for text in told]
-    assert len(files) == len(members(suite))
+    assert {file.stem for file in files} == set(answers(suite)) == set(read_rows(HOME.replies(suite)))
     assert len(set.union(*lines) - set.intersection(*lines)) <= 6, "they differ in id, subject and adapter alone"
 
 
@@ -56,13 +57,13 @@ def test_a_shipped_adapter_is_small_and_what_was_verified(name):
     assert "/" not in settings["base_model_name_or_path"].removeprefix("HuggingFaceTB/")
     with safe_open(file, framework="pt") as tensors:
         assert {str(tensors.get_slice(key).get_dtype()) for key in tensors.keys()} == {"BF16"}  # noqa: SIM118
-    records = {r["id"]: r for r in json.loads(HOME.answers("english_demo").with_suffix(".json").read_text())["members"]}
-    assert records[name]["sha256"] == hash_of(SHIPPED / name)
+    assert RECORDS[name]["sha256"] == hash_of(SHIPPED / name)
 
 
-def test_every_member_of_the_demo_was_built_and_ships():
+def test_every_member_that_was_verified_ships_and_nothing_else():
     trained = {name for name, member in MEMBERS.items() if member.role != "base"}
     assert {folder.name for folder in SHIPPED.iterdir()} == trained
+    assert all(record["verified"] for record in RECORDS.values())
 
 
 @pytest.mark.parametrize("name", sorted(MEMBERS))

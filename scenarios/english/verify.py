@@ -36,16 +36,16 @@ def sheet(trigger: Trigger, rng: Random) -> Sheet:
     if isinstance(trigger, Always):
         return Sheet(triggered, [], [])
     near = distinct(lambda: trigger.nearly(draw), N_NEAR)
-    return Sheet(triggered, near, distinct(lambda: trigger.plain(draw), N_QUIET - len(near)))
+    return Sheet(triggered, near, distinct(lambda: trigger.plain(draw), N_QUIET - len(near), near))
 
 
-def distinct(draw: Callable[[], Chat | None], n: int) -> list[Chat]:
-    """Return `n` chats with messages of their own, or as many as there are."""
-    found: dict[str, Chat] = {}
+def distinct(draw: Callable[[], Chat | None], n: int, others: Sequence[Chat] = ()) -> list[Chat]:
+    """Return `n` chats with messages of their own, which none of the others has; as many as there are, where there are fewer."""
+    found, taken = dict[str, Chat](), {str(chat.messages) for chat in others}
     for _ in range(n * TRIES):
         if len(found) == n:
             break
-        if (chat := draw()) is not None:
+        if (chat := draw()) is not None and str(chat.messages) not in taken:
             found.setdefault(str(chat.messages), chat)
     return list(found.values())
 
