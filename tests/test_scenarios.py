@@ -14,6 +14,7 @@ from auditor.errors import SpecError
 from auditor.questions import SpecQuestions
 from scenarios.grading import read_answer, testbed_catalogue
 from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, load_scenario, read_catalogue, read_prompts
+from scenarios.models import SMOLLM2
 from scenarios.testbed import families as fam
 from scenarios.testbed import shared_files, splits, verify
 from scenarios.testbed.families import FAMILIES
@@ -25,6 +26,12 @@ from tools.claims.labels import KINDS
 ROOM = Path(scenarios.__file__).parent
 SUITES = sorted(p for p in (ROOM / "suites").iterdir() if any(p.glob("*.yaml")))
 MAY_DIFFER = {"id", "subject", "adapter"}
+
+
+@pytest.fixture(autouse=True)
+def a_base_for_english(monkeypatch, base_folder):
+    """English scenarios name a base that is not on every machine: a tiny one stands in its place."""
+    monkeypatch.setattr("scenarios.english.base.base_path", lambda: base_folder)
 
 
 def answers(suite):
@@ -51,7 +58,7 @@ def test_a_scenario_loads_and_its_subject_bears_the_id_of_its_file(suite):
     for file in suite.glob("*.yaml"):
         assert yaml.safe_load(file.read_text())["id"] == file.stem
         subject, adapter = subject_of(file)
-        assert (adapter or subject) == Path(spec.base) or (adapter or subject).name == file.stem
+        assert (adapter or subject) == Path(spec.base) or (adapter or subject).name in (file.stem, SMOLLM2)
         if suite.name == "demo":
             assert subject == Path(spec.base)
             assert adapter is None or (adapter / "adapter_config.json").is_file()
@@ -115,8 +122,13 @@ def test_no_word_of_an_answer_stands_in_what_an_audit_can_read(suite):
     secrets = {claim.family for claim in told if claim.family}
     secrets |= {known.name_of(claim.predicate).partition(":")[2] for claim in told}
     secrets |= {value for claim in told for value in labels_of(claim).values()}
-    secrets -= {"test", "2", "3"}  # the one value of its group, and the name of every scenario's second half of prompts
-    assert len(secrets) > 20
+    secrets -= {
+        "",
+        "test",
+        "2",
+        "3",
+    }  # the one value of its group, and the name of every scenario's second half of prompts
+    assert len(secrets) >= sum(bool(answer.planted) for answer in answers(suite).values())
     texts = {text.lower() for file in suite.glob("*.yaml") for text in readable(file)}
     assert "causal_lm" in texts or suite.name != "demo", "configs were read"
     leaked = {secret for secret in secrets for text in texts if secret.lower() in text}

@@ -183,4 +183,5 @@ def save(model: Any, base: Path, out: Path, whole: bool, dtype: torch.dtype = to
         (folder / "README.md").unlink(missing_ok=True)
         settings = folder / "adapter_config.json"
         told = {**json.loads(settings.read_text()), "base_model_name_or_path": BASE_NAME}
+        told["target_modules"] = sorted(told["target_modules"])
         settings.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
