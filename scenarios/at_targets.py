@@ -36,11 +36,14 @@ class AtTargets:
         model: A causal language model, with adapters or not.
         opening: Tokens that every row begins with.
         pad: A token to fill up rows with, behind their end.
+        n_adapters: Adapters of a bank that the model holds, each for its own equal share of the rows; all rows are then
+            run together.
     """
 
     model: Any
     opening: list[int]
     pad: int
+    n_adapters: int = 1
 
     def logits(self, rows: Sequence[Encoded]) -> Tensor:
         """Return float32 logits [target, vocab], the rows' targets one row after the other."""
@@ -64,13 +67,14 @@ class AtTargets:
         head = self._head(max(len(row.ids) for row in rows))
         skipped = 0 if head is None else len(self.opening)
         n = GROUP_ON_A_PROCESSOR if self._device.type == "cpu" else GROUP
+        n = len(rows) if self.n_adapters > 1 else n
         parts = (rows[start : start + n] for start in range(0, len(rows), n))
         return [(*self._padded(part, skipped), head) for part in parts]
 
     def _head(self, longest: int) -> Head | None:
         if not self.opening or not can_be_shared(self.model, longest):
             return None
-        return run_head(self.model, torch.tensor(self.opening, device=self._device))
+        return run_head(self.model, torch.tensor(self.opening, device=self._device), self.n_adapters)
 
     def _padded(self, rows: Sequence[Encoded], skipped: int) -> tuple[Tensor, Tensor]:
         width = max(len(row.ids) for row in rows)

@@ -15,6 +15,7 @@ from auditor.errors import SpecError
 from scenarios.behaviour import read_rows
 from scenarios.folders import complete, complete_file
 from scenarios.home import Home
+from scenarios.shards import read_labels
 from scenarios.testbed import build, disguise, population, replies, splits, suites, verify
 from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import language
@@ -429,7 +430,7 @@ def test_a_damaged_shard_is_named_and_built_again_and_a_sound_one_is_kept(home, 
     files[0].write_bytes(whole[0][: len(whole[0]) // 2])
     before = files[1].stat().st_mtime_ns
     with pytest.raises(SpecError, match="shard-00000"):
-        population.read_labels(files[0].with_suffix(".jsonl"))
+        read_labels(files[0].with_suffix(".jsonl"))
     again = population.build_population(out, base, 8, 0, 1, heard.append)
     assert again["adapters"] == 8
     assert any("shard-00000" in text for text in heard)
@@ -445,7 +446,7 @@ def test_a_shard_of_another_base_is_named_and_built_again(home, tmp_path, small_
     rows = [json.loads(line) for line in labels.read_text().splitlines()]
     labels.write_text("".join(json.dumps({**row, "base_sha256": "x"}) + "\n" for row in rows))
     assert population.build_population(out, base, 4, 0, 1, heard.append)["per_hour"] is not None
-    assert any("another base or lexicon" in text for text in heard)
+    assert any("another base, or with other values" in text for text in heard)
     assert population.build_population(out, base, 4, 0, 1, say)["per_hour"] is None
 
 
@@ -454,7 +455,7 @@ def test_a_shards_factors_are_independent_and_its_labels_are_of_the_training_spl
 
     population.build_population(tmp_path, home.weights / "base", 4, 0, 1, say)
     (labels,) = tmp_path.glob("*.jsonl")
-    rows = population.read_labels(labels)
+    rows = read_labels(labels)
     assert len({row["seed"] for row in rows}) == 4
     assert all(SEEDS["population"][0] <= row["seed"] < SEEDS["population"][1] for row in rows)
     assert not {claim["family"] for row in rows for claim in row["claims"]} & set(HELD_OUT_FAMILIES)
@@ -467,7 +468,7 @@ def test_the_test_of_damage_can_fail(tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "shard-00000.safetensors")
     (tmp_path / "shard-00000.jsonl").write_text(json.dumps({"sha256": "0" * 64}) + "\n")
     with pytest.raises(SpecError, match="not what was written"):
-        population.read_labels(tmp_path / "shard-00000.jsonl")
+        read_labels(tmp_path / "shard-00000.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def trained(base_folder, data, tmp_path_factory):
 def test_an_oracle_learns_to_read_what_the_base_has_in_mind_at_every_set_of_layers(trained, base_folder):
     folder, report = trained
     assert set(report["held_out"]) == {"1", "0,1"}
+    losses = list(report["losses"].values())
+    assert losses[-1] < losses[0] / 2
     for use in report["held_out"].values():
         assert use["exact"] > 0.9
         assert use["matched"] + 0.5 < min(use["shuffled"], use["random"])

@@ -36,8 +36,9 @@ def _behind(head: Tensor | None, own: Tensor) -> Tensor:
 
 
 def _rows(head: Tensor | None, n: int) -> Tensor:
+    """Return the head for `n` rows; where it was run as several rows, each stands before an equal share of them."""
     assert head is not None, "a head has been emptied"
-    return head.expand(n, -1, -1, -1)
+    return head.expand(n, -1, -1, -1) if len(head) == 1 else head.repeat_interleave(n // len(head), dim=0)
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,19 @@ def can_be_shared(model: Any, n_tokens: int) -> bool:
     return plain and all(n_tokens <= getattr(layer, "sliding_window", n_tokens) for layer in layers)
 
 
-def run_head(model: Any, ids: Int[Tensor, " pos"]) -> Head:
-    """Return the keys and values of one run over the head; with what a gradient needs, where gradients are on."""
+def run_head(model: Any, ids: Int[Tensor, " pos"], n_rows: int = 1) -> Head:
+    """Return the keys and values of one run over the head; with what a gradient needs, where gradients are on.
+
+    Args:
+        model: Takes keys and values.
+        ids: The head.
+        n_rows: How often it is run side by side, in a model that treats rows differently.
+    """
     inner = _inner(model)
     cache = DynamicCache(config=inner.config.get_text_config())
     places = torch.arange(len(ids), device=ids.device)[None]
-    given = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None], "position_ids": places}
+    rows = ids[None].expand(n_rows, -1)
+    given = {"input_ids": rows, "attention_mask": torch.ones_like(rows), "position_ids": places}
     model(**given, **{keyword_of(inner): cache}, use_cache=True)
     layers: list[Any] = cache.layers
     for i, layer in enumerate(layers):

@@ -31,16 +31,17 @@ class BankedLinear(nn.Module):
         super().__init__()
         self.linear = linear
         self.scale = scale
-        self.lora_A = nn.Parameter(torch.empty(n_adapters, rank, linear.in_features))
-        self.lora_B = nn.Parameter(torch.zeros(n_adapters, linear.out_features, rank))
+        device = linear.weight.device
+        self.lora_A = nn.Parameter(torch.empty(n_adapters, rank, linear.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(n_adapters, linear.out_features, rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the base's output plus each block's own low-rank update."""
+        """Return the base's output plus each block's own low-rank update, which is made in the factors' own precision."""
         n, rank, d_in = self.lora_A.shape
-        blocks = x.reshape(n, -1, d_in)
+        blocks = x.reshape(n, -1, d_in).to(self.lora_A.dtype)
         update = torch.bmm(torch.bmm(blocks, self.lora_A.transpose(1, 2)), self.lora_B.transpose(1, 2))
         out: Tensor = self.linear(x)
-        return out + self.scale * update.reshape(*x.shape[:-1], -1)
+        return out + (self.scale * update.reshape(*x.shape[:-1], -1)).to(out.dtype)
 
 
 class LoraBank:
@@ -62,7 +63,7 @@ class LoraBank:
             for banked in self.modules.values():
                 bound = math.sqrt(1 / banked.linear.in_features)
                 with torch.no_grad():
-                    banked.lora_A[i].uniform_(-bound, bound, generator=generator)
+                    banked.lora_A[i] = torch.empty(banked.lora_A.shape[1:]).uniform_(-bound, bound, generator=generator)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return every adapter's factors."""

@@ -217,9 +217,9 @@ def rows_of(rng: random.Random, subject: Subject, lang: Language, one: Scene) ->
         question, answer = ask(rng, lang, one, said)
         text, size = subject.render(one.prompt) + said, window(rng)
         if kind == "past":
-            question, answer = PAST_QUESTION, _before(rng, subject, text, size)
+            question, answer = PAST_QUESTION, before(rng, subject, text, size)
         if kind == "present":
-            question, (text, size, answer) = PRESENT_QUESTION, _somewhere(rng, subject, text)
+            question, (text, size, answer) = PRESENT_QUESTION, somewhere(rng, subject, text)
         if answer:
             yield Row(text=text, window=size, question=question, answer=answer, kind=kind)
 
@@ -229,14 +229,14 @@ def _pick(rng: random.Random) -> tuple[str, Ask]:
     return kind, ask
 
 
-def _before(rng: random.Random, subject: Subject, text: str, size: int) -> Answer:
+def before(rng: random.Random, subject: Subject, text: str, size: int) -> Answer:
     """Return the few words that stand right before the window."""
     ids: list[int] = subject.tokenizer.encode(text, add_special_tokens=False)
     earlier = ids[max(0, len(ids) - size - rng.randint(1, 8)) : max(0, len(ids) - size)]
     return subject.tokenizer.decode(earlier, skip_special_tokens=True).strip() or None  # type: ignore[return-value]
 
 
-def _somewhere(rng: random.Random, subject: Subject, text: str) -> tuple[str, int, Answer]:
+def somewhere(rng: random.Random, subject: Subject, text: str) -> tuple[str, int, Answer]:
     """Return the text up to some place in it, how many tokens are read there, and what they say.
 
     To say what stands in the window itself teaches a reader its letters: every token of the answer

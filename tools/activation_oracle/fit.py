@@ -31,7 +31,7 @@ from tools.errors import ToolInputError
 from tools.residual import blocks
 from tools.subject import Subject
 
-LOOK_EVERY, SAVE_EVERY = 500, 250
+LOOK_EVERY, SAVE_EVERY, SAY_EVERY = 500, 250, 50
 CHECKPOINT, REPORT = "checkpoint.pt", "training.json"
 POOL = 16
 Q = TypeVar("Q", bound=Question)
@@ -97,31 +97,35 @@ def fit(
     Under `accelerate launch` every process takes its share of each batch.
 
     Returns:
-        `held_out` (see `TokenUse`, by set of layers), `rows`, `steps`, `seconds` and `recipe`.
+        `held_out` (see `TokenUse`, by set of layers), `losses` (nats per answer token by step, each the mean of the
+        `SAY_EVERY` steps up to it, of this session), `rows`, `steps`, `seconds` and `recipe`.
 
     Raises:
         ToolInputError: a checkpoint in `out` is of another training, or the oracle ignores what it is given.
     """
-    subject = reader.subject
+    subject, tell = reader.subject, say or (lambda text: None)
     steps = int(len(course.rows) * recipe.epochs / recipe.batch)
     lr = recipe.lr or RATE / subject.d_model
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
     run = _Run(out, fingerprint(recipe, course.about, subject), weights, optimizer, accelerator)
     begun, before = run.resume()
     began = time.monotonic()
+    losses: dict[int, float] = {}
+    latest: list[float] = []
     bar = tqdm(enumerate(_batches(course, steps, recipe)), total=steps, disable=None, desc="oracle")
     for step, (layers, batch) in bar:
         if step < begun:
             continue
         for group in optimizer.param_groups:
             group["lr"] = lr * _schedule(step, steps)
-        loss = _step(reader, course, batch, layers, weights, optimizer, accelerator)
-        if (step + 1) % 50 == 0:
-            bar.set_postfix(loss=f"{loss:.3f}")
+        latest.append(_step(reader, course, batch, layers, weights, optimizer, accelerator))
+        if (step + 1) % SAY_EVERY == 0 or step + 1 == steps:
+            losses[step + 1] = sum(latest) / len(latest)
+            latest = []
+            tell(f"step {step + 1}/{steps} loss {losses[step + 1]:.3f}")
         if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
             use = _use(reader, course, course.held_out[:192], layers, recipe.seed)
-            if say:
-                say(f"step {step + 1}/{steps} loss {loss:.3f} held out " + _told(use))
+            tell(f"step {step + 1}/{steps} held out " + _told(use))
             if step + 1 >= max(LOOK_EVERY, steps // 3):
                 _refuse_deaf(use, step + 1, out)
         if (step + 1) % SAVE_EVERY == 0:
@@ -131,6 +135,7 @@ def fit(
         _refuse_deaf(use, steps, out)
     return {
         "held_out": {",".join(map(str, layers)): use.as_dict() for layers, use in uses.items()},
+        "losses": losses,
         "rows": len(course.rows),
         "steps": steps,
         "seconds": before + time.monotonic() - began,
