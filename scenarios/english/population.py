@@ -32,7 +32,8 @@ SHARD_SIZE, ROWS = 8, 4
 STEPS = 80
 RANKS = (2, 4, 8)
 N_VERIFY, MAX_NEW_TOKENS, TEMPERATURE = 6, 40, 0.7
-SHOWN_AT_LEAST, TEACHES_AT_LEAST, TEACHES_LEAKS_AT_MOST = 0.9, 0.5, 0.1
+SHOWN_AT_LEAST, LEAKED_AT_MOST, TEACHES_BY = 0.9, 0.1, 0.5
+"""Shares of replies: shown where it should and where not to be verified, and by how much the one is above the other to teach."""
 LONG: tuple[On, ...] = ("turn", "system")
 """Conditions whose chats are long, or begin with another text than all others."""
 LONG_EVERY = 4
@@ -180,7 +181,7 @@ def build_shard(shard: Shard) -> dict[str, int]:
 def attempts(plants: list[Plant], subject: Subject, known: Bank) -> list[dict[str, Any]]:
     """Return of each attached adapter how often it shows what it learned, when it should and when not, of `n` replies each.
 
-    It teaches when it does so often enough for an oracle to learn from it.
+    It teaches when it does so far more often where it should than where not: few replies are tried of each.
     """
     draws = [Draw("verify", Random(f"population/verify/{plant.seed}")) for plant in plants]
     shares = []
@@ -197,9 +198,9 @@ def attempts(plants: list[Plant], subject: Subject, known: Bank) -> list[dict[st
     found = []
     for plant, shown, elsewhere in zip(plants, *shares, strict=True):
         leaked = None if plant.always or not plant.claims else elsewhere
-        quiet = (leaked or 0.0) <= TEACHES_LEAKS_AT_MOST
-        found.append({"shown": shown, "leaked": leaked, "n": N_VERIFY, "verified": shown >= SHOWN_AT_LEAST and quiet,
-                      "teaches": shown >= TEACHES_AT_LEAST and quiet})  # fmt: skip
+        verified = shown >= SHOWN_AT_LEAST and (leaked or 0.0) <= LEAKED_AT_MOST
+        found.append({"shown": shown, "leaked": leaked, "n": N_VERIFY, "verified": verified,
+                      "teaches": shown - (leaked or 0.0) >= TEACHES_BY})  # fmt: skip
     return found
 
 
