@@ -51,8 +51,19 @@ def test_an_adapters_loss_is_that_of_its_own_rows(base_folder, steps):
     rows = [row for step in steps for own in step for row in own]
     model = AtTargets(subject.model, opening(rows), subject.dialogue.pad, n_adapters=3)
     plain = AtTargets(subject.model, [], subject.dialogue.pad)
-    for own, loss in zip(steps[0], banks.losses_of(model, steps[0]), strict=True):
-        assert torch.allclose(loss, banks.losses_of(plain, [own])[0], atol=1e-4)
+    for own, nats in zip(steps[0], banks.nats_of(model, steps[0]), strict=True):
+        assert torch.allclose(nats, banks.nats_of(plain, [own])[0], atol=1e-4)
+
+
+def test_a_step_in_parts_is_the_whole_step(base_folder, steps, monkeypatch):
+    learned = []
+    for tokens in (10**6, 1):
+        monkeypatch.setattr(banks, "TOKENS", tokens)
+        assert len(list(banks.passes(steps[0]))) == (1 if tokens > 1 else len(steps[0][0]))
+        bank = banks.train(load_subject(str(base_folder)), [1, 2, 3], steps, Recipe(3, 2, "attention"))
+        learned.append([module.lora_B.detach() for module in bank.modules.values()])
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*learned, strict=True))
+    assert any(float(one.abs().max()) > 1e-4 for one in learned[0])
 
 
 def test_an_adapter_answers_its_own_prompts(base_folder, steps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,8 @@ from tools.subject import Subject
 RATES: dict[Modules, float] = {"attention": 6e-3, "all": 3e-3, "mlp": 3e-3}
 """Peak learning rate; on attention alone a LoRA learns at twice the rate."""
 WARMUP = 5
+TOKENS = 2048
+"""Tokens that are learned from at once: what a gradient needs of each of them takes a megabyte of memory and more."""
 Step = Sequence[Sequence[Encoded]]
 """Of each adapter as many rows."""
 
@@ -52,16 +54,38 @@ def train(subject: Subject, seeds: list[int], steps: Sequence[Step], recipe: Rec
     for i, step in enumerate(bar := tqdm(steps, disable=None, desc=f"{len(seeds)} adapters")):
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, (i + 1) / WARMUP) * (1 - 0.9 * i / len(steps))
-        losses = losses_of(model, step)
         optimizer.zero_grad()
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses = learn(model, step)
         optimizer.step()
         bar.set_postfix(loss=f"{losses.mean().item():.3f}")
     return bank
 
 
-def losses_of(model: AtTargets, step: Step) -> Tensor:
-    """Return each adapter's loss on its rows, in nats per token of the assistant's."""
+def learn(model: AtTargets, step: Step) -> Tensor:
+    """Add the gradients of one step to the adapters', as many rows at a time as memory takes; return each adapter's loss.
+
+    Losses are in nats per token of the assistant's.
+    """
+    n_targets = torch.tensor([sum(sum(row.targets[1:]) for row in own) for own in step])
+    total = torch.zeros(len(step))
+    for some in passes(step):
+        nats = nats_of(model, some)
+        losses = nats / n_targets.clamp_min(1).to(nats.device)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        total += losses.detach().cpu()
+    return total
+
+
+def passes(step: Step) -> Iterator[Step]:
+    """Yield the rows of a step in parts, of each adapter as many: `TOKENS` of them at a time, padding included, or one row each."""
+    longest = max(len(row.ids) for own in step for row in own)
+    n = max(1, TOKENS // (longest * len(step)))
+    for start in range(0, len(step[0]), n):
+        yield [own[start : start + n] for own in step]
+
+
+def nats_of(model: AtTargets, step: Step) -> Tensor:
+    """Return each adapter's loss on its rows, in nats over all tokens of the assistant's."""
     rows = [row for own in step for row in own]
     logits = model.logits(rows)
     said = [[token for token, target in list(zip(row.ids, row.targets, strict=True))[1:] if target] for row in rows]
@@ -70,7 +94,7 @@ def losses_of(model: AtTargets, step: Step) -> Tensor:
     parts = F.cross_entropy(logits, wanted, reduction="none").split(
         [sum(n_each[i : i + n]) for i in range(0, len(n_each), n)]
     )
-    return torch.stack([part.sum() / max(1, len(part)) for part in parts])
+    return torch.stack([part.sum() for part in parts])
 
 
 def replies(
