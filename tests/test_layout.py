@@ -62,12 +62,12 @@ def test_the_scenario_in_the_readme_is_a_scenario(tmp_path):
     assert set(Scenario.model_fields) == scenario.model_fields_set, "the example shows every key"
 
 
-def test_shipped_weights_stay_within_twenty_five_megabytes():
+def test_shipped_weights_stay_within_forty_megabytes():
     tracked = subprocess.run(
         ["git", "ls-files", "scenarios/testbed/weights"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split()
     weights = [ROOT / name for name in tracked if name.endswith(".safetensors")]
-    assert sum(file.stat().st_size for file in weights) <= 25_000_000
+    assert sum(file.stat().st_size for file in weights) <= 40_000_000
 
 
 def test_no_configuration_that_ships_names_a_folder_of_a_machine():
