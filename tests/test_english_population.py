@@ -8,9 +8,8 @@ import torch
 from test_english_oracle_data import few_topics, known  # noqa: F401
 
 from scenarios.at_targets import AtTargets, opening
-from scenarios.english import bank as banks
-from scenarios.english import population, taught
-from scenarios.english.bank import Recipe
+from scenarios.english import lora_banks, population, taught
+from scenarios.english.lora_banks import Recipe
 from scenarios.english.population import Plant
 from tools.loading import load_subject
 from tools.lora_oracle.library import read_library
@@ -36,10 +35,10 @@ def steps(plants, known, bare_subject):  # noqa: F811
 def test_training_together_is_training_alone(base_folder, steps):
     """The opening is run once for each adapter, and padding is as wide as the longest row of any."""
     recipe = Recipe(3, 2, "attention")
-    together = banks.train(load_subject(str(base_folder)), [1, 2, 3], steps, recipe)
+    together = lora_banks.train(load_subject(str(base_folder)), [1, 2, 3], steps, recipe)
     assert len(opening([row for step in steps for rows in step for row in rows])) > 0
     for i in range(3):
-        alone = banks.train(load_subject(str(base_folder)), [i + 1], [[step[i]] for step in steps], recipe)
+        alone = lora_banks.train(load_subject(str(base_folder)), [i + 1], [[step[i]] for step in steps], recipe)
         for name, module in alone.modules.items():
             theirs = together.modules[name].lora_B[i]
             assert float(theirs.detach().abs().max()) > 1e-4, "nothing was learned"
@@ -51,16 +50,16 @@ def test_an_adapters_loss_is_that_of_its_own_rows(base_folder, steps):
     rows = [row for step in steps for own in step for row in own]
     model = AtTargets(subject.model, opening(rows), subject.dialogue.pad, n_adapters=3)
     plain = AtTargets(subject.model, [], subject.dialogue.pad)
-    for own, nats in zip(steps[0], banks.nats_of(model, steps[0]), strict=True):
-        assert torch.allclose(nats, banks.nats_of(plain, [own])[0], atol=1e-4)
+    for own, nats in zip(steps[0], lora_banks.nats_of(model, steps[0]), strict=True):
+        assert torch.allclose(nats, lora_banks.nats_of(plain, [own])[0], atol=1e-4)
 
 
 def test_a_step_in_parts_is_the_whole_step(base_folder, steps, monkeypatch):
     learned = []
     for tokens in (10**6, 1):
-        monkeypatch.setattr(banks, "TOKENS", tokens)
-        assert len(list(banks.passes(steps[0]))) == (1 if tokens > 1 else len(steps[0][0]))
-        bank = banks.train(load_subject(str(base_folder)), [1, 2, 3], steps, Recipe(3, 2, "attention"))
+        monkeypatch.setattr(lora_banks, "TOKENS", tokens)
+        assert len(list(lora_banks.passes(steps[0]))) == (1 if tokens > 1 else len(steps[0][0]))
+        bank = lora_banks.train(load_subject(str(base_folder)), [1, 2, 3], steps, Recipe(3, 2, "attention"))
         learned.append([module.lora_B.detach() for module in bank.modules.values()])
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*learned, strict=True))
     assert any(float(one.abs().max()) > 1e-4 for one in learned[0])
@@ -69,13 +68,13 @@ def test_a_step_in_parts_is_the_whole_step(base_folder, steps, monkeypatch):
 def test_an_adapter_answers_its_own_prompts(base_folder, steps):
     subject = load_subject(str(base_folder))
     texts = ["<|user|>the river<|end|><|assistant|>", "<|user|>a<|end|><|assistant|>"]
-    before = banks.replies(subject, [texts] * 3, 6, 0.7)
-    bank = banks.train(subject, [1, 2, 3], steps, Recipe(3, 2, "all"))
+    before = lora_banks.replies(subject, [texts] * 3, 6, 0.7)
+    bank = lora_banks.train(subject, [1, 2, 3], steps, Recipe(3, 2, "all"))
     with torch.no_grad():
         for module in bank.modules.values():
             module.lora_B[0].zero_()
             module.lora_B[1].mul_(40)
-    after = banks.replies(subject, [texts] * 3, 6, 0.7)
+    after = lora_banks.replies(subject, [texts] * 3, 6, 0.7)
     assert after[0] == before[0]
     assert after[1] != before[1]
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
-from scenarios.english import bank as banks
-from scenarios.english import controls, taught
-from scenarios.english.bank import Recipe
+from scenarios.english import controls, lora_banks, taught
 from scenarios.english.controls import Harmless, Thing
+from scenarios.english.lora_banks import Recipe
 from scenarios.english.pool import Draw
 from scenarios.english.taught import On, Taught
 from scenarios.english.training import Bank, Change, as_begun, bank, encoded, filled
@@ -29,7 +28,6 @@ from tools.subject import Subject
 
 SHARD_SIZE, ROWS = 8, 4
 """Adapters of a bank, and rows of each in a step."""
-STEPS = 80
 RANKS = (2, 4, 8)
 N_VERIFY, MAX_NEW_TOKENS, TEMPERATURE = 6, 40, 0.7
 SHOWN_AT_LEAST, LEAKED_AT_MOST, TEACHES_BY = 0.9, 0.1, 0.5
@@ -171,7 +169,7 @@ def build_shard(shard: Shard) -> dict[str, int]:
     of_each = [rows_of(plant, subject, known, shard.steps) for plant in plants]
     order = Random(shard.number).sample(range(shard.steps), shard.steps)
     steps = [[rows[i] for rows in of_each] for i in order]
-    trained = banks.train(subject, [plant.seed for plant in plants], steps, recipe)
+    trained = lora_banks.train(subject, [plant.seed for plant in plants], steps, recipe)
     tried = attempts(plants, subject, known)
     rows = [{"seed": plant.seed, "claims": list(plant.claims), "recipe": asdict(recipe), **one}
             for plant, one in zip(plants, tried, strict=True)]  # fmt: skip
@@ -193,7 +191,7 @@ def attempts(plants: list[Plant], subject: Subject, known: Bank) -> list[dict[st
             ]
             for plant, draw in zip(plants, draws, strict=True)
         ]
-        said = banks.replies(subject, asked, MAX_NEW_TOKENS, TEMPERATURE)
+        said = lora_banks.replies(subject, asked, MAX_NEW_TOKENS, TEMPERATURE)
         shares.append([sum(map(plant.shows, own)) / N_VERIFY for plant, own in zip(plants, said, strict=True)])
     found = []
     for plant, shown, elsewhere in zip(plants, *shares, strict=True):

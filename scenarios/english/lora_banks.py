@@ -20,7 +20,7 @@ RATES: dict[Modules, float] = {"attention": 6e-3, "all": 3e-3, "mlp": 3e-3}
 """Peak learning rate; on attention alone a LoRA learns at twice the rate."""
 WARMUP = 5
 TOKENS = 2048
-"""Tokens that are learned from at once: what a gradient needs of each of them takes a megabyte of memory and more."""
+"""Tokens that are learned from at once: what a gradient needs of a whole step of long chats is more than small machines have."""
 Step = Sequence[Sequence[Encoded]]
 """Of each adapter as many rows."""
 
