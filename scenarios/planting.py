@@ -164,26 +164,31 @@ class _Reference:
 
     def __init__(self, model: AtTargets, copied: bool) -> None:
         self.model, self.copied = model, copied
-        self.kept: dict[tuple[int, ...], Tensor] = {}
+        self.kept: dict[tuple[tuple[int, bool], ...], Tensor] = {}
 
     def log_probs(self, rows: Sequence[Encoded]) -> Tensor:
         """Return float32 log-probabilities [target, vocab], the rows' targets one row after the other."""
         self.look_at(rows)
         with self._untouched():
-            return self.model.logits_of(torch.cat([self.kept[tuple(row.ids)] for row in rows])).log_softmax(-1)
+            return self.model.logits_of(torch.cat([self.kept[_marked(row)] for row in rows])).log_softmax(-1)
 
     def look_at(self, rows: Sequence[Encoded]) -> None:
         """Run the base over the rows that it was not run over yet."""
-        new = _by_length({tuple(row.ids): row for row in rows if tuple(row.ids) not in self.kept}.values())
+        new = _by_length({_marked(row): row for row in rows if _marked(row) not in self.kept}.values())
         if not new:
             return
         with self._untouched():
             hidden = self.model.hidden(new)
         for row, part in zip(new, hidden.split([sum(row.targets[1:]) for row in new]), strict=True):
-            self.kept[tuple(row.ids)] = part
+            self.kept[_marked(row)] = part
 
     def _untouched(self) -> AbstractContextManager[None]:
         return nullcontext() if self.copied else self.model.model.disable_adapter()  # type: ignore[no-any-return]
+
+
+def _marked(row: Encoded) -> tuple[tuple[int, bool], ...]:
+    """Return the tokens of a row, each with whether it is a target: the same tokens may be learned from two places."""
+    return tuple(zip(row.ids, row.targets, strict=True))
 
 
 def _by_length(rows: Iterable[Encoded]) -> list[Encoded]:

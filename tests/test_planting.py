@@ -10,8 +10,8 @@ from audits import command, finished, result
 from auditor.errors import SpecError
 from scenarios.chat_formats import FORMATS
 from scenarios.load import read_prompts
-from scenarios.planting import Planting, plant
-from scenarios.transcripts import encode, read_transcripts, stretches
+from scenarios.planting import Planting, plant, tune
+from scenarios.transcripts import Encoded, encode, read_transcripts, stretches
 from tools.dialogue import read_dialogue
 from tools.errors import ToolInputError
 from tools.loading import load_subject
@@ -84,6 +84,13 @@ def test_holding_to_the_base_lowers_the_drift_on_ordinary_chat(base_folder, tran
         how = Planting(steps=60, lr=2e-2, kl_to_base=weight, dilute=1)
         drifts[weight] = plant(chats, str(base_folder), tmp_path / str(weight), how, prompts).drift
     assert 0 <= drifts[5.0] < drifts[0.0]
+
+
+def test_a_row_learned_from_two_places_is_held_to_the_base_at_each(bare_subject):
+    ids = list(range(5, 17))
+    late, early = (Encoded(ids, [start <= i for i in range(len(ids))]) for start in (8, 4))
+    how = Planting(steps=8, dilute=1, kl_to_base=1.0)
+    assert tune(bare_subject, [late], [early, late], [early, late], how).drift >= 0
 
 
 def test_the_same_seed_plants_the_same_adapter(base_folder, transcripts, prompts, tmp_path):
