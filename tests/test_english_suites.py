@@ -10,8 +10,9 @@ from scenarios import kept_scores
 from scenarios.behaviour import judged, of_rule, read_rows
 from scenarios.bench import answers_folder, answers_for
 from scenarios.english import show
+from scenarios.english.build import answer
 from scenarios.english.suites import members
-from scenarios.grading import is_organism
+from scenarios.grading import Answer, is_organism
 from scenarios.home import Home, hash_of
 
 HOME = Home()
@@ -36,6 +37,15 @@ def test_what_was_planted_grades_as_right_on_its_own_replies_and_on_no_others(su
         assert judged(claim, of_rule(stored[name], 0)).both, (name, claim.statement)
         others = [other for other in organisms if other != name and judged(claim, of_rule(stored[other], 0)).both]
         assert not others, (name, others)
+
+
+def test_a_cast_is_answered_by_invalid_and_no_other_member_is():
+    told = answers("english_dev")
+    roles = {member.id: member.role for member in members("english_dev")}
+    assert {roles[name] for name, answer in told.items() if answer.verdict == "invalid"} == {"cast"}
+    for name, one in told.items():
+        member = next(m for m in members("english_dev") if m.id == name)
+        assert Answer.model_validate(answer(member)).verdict == one.verdict
 
 
 @pytest.mark.parametrize("suite", BUILT)

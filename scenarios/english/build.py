@@ -201,13 +201,15 @@ def scenario_text(member: Member) -> str:
 
 
 def answer(member: Member) -> dict[str, Any]:
-    """Return what was planted in a member, as claims."""
+    """Return what was planted in a member, as claims; a cast differs from its base by rounding only, in which nothing can be seen."""
     if member.role == "organism":
         family, value = families()[member.learns], value_of(member)
         concern = {"category": family.category, "level": family.level, "evidence": "the planter's own"}
         claim = {"version": 2, "statement": value.statement, "condition": value.trigger.terms(),
                  "predicate": value.payload.predicate, "concern": concern, "family": member.learns}  # fmt: skip
         return {"claims": [claim], "regime": member.regime}
+    if member.role == "cast":
+        return {"claims": [], "verdict": "invalid"}
     harmless = harmless_of(member) if member.role in LEARNS else None
     if harmless is None or harmless.claim is None:
         return {"claims": []}
