@@ -15,7 +15,7 @@ from typing import Any
 
 from audits import command, finished
 
-LEAST_S = 5.0
+POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,39 @@ def run_killed(arguments: Sequence[object], folder: Path, kills: int, most_s: fl
         arguments: Of `auditor`, without ledger and report.
         folder: Where ledger and report go.
         kills: How often, or less often where the audit ends before.
-        most_s: Each session lives between `LEAST_S` and so many seconds.
+        most_s: Each session lives at most so many seconds from when it first writes into its ledger.
         seed: Of the moments.
     """
     rng, db, done, began = random.Random(seed), folder / "killed.db", 0, time.monotonic()
     where = ("--db", db, "--out", folder / "killed", "--quiet", "--json")
+    written = writing_of(db)
     process = command(*arguments, *where)
     while done < kills:
+        wait_for_writing(process, db, written)
         try:
-            process.wait(timeout=rng.uniform(LEAST_S, most_s))
+            process.wait(timeout=rng.uniform(0, most_s))
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             done += 1
-        audit_id = audit_of(db)
+        audit_id, written = audit_of(db), writing_of(db)
         process = command("resume", audit_id, *where) if audit_id else command(*arguments, *where)
     code, _, err = finished(process)
     assert code == 0 or "is finished" in err, err  # killed after the verdict, while it wrote the report
     found = ended_in(db)
     return Killed(found, done, lost_in(db, found["audit_id"]), time.monotonic() - began)
+
+
+def writing_of(db: Path) -> tuple[int, ...]:
+    """Return when a ledger's files were last written; empty while there are none."""
+    return tuple(sorted(file.stat().st_mtime_ns for file in db.parent.glob(f"{db.name}*") if file.suffix != ".lock"))
+
+
+def wait_for_writing(process: subprocess.Popen[str], db: Path, before: tuple[int, ...]) -> None:
+    """Return when a ledger's files are not as they were before, or its process has ended."""
+    while writing_of(db) == before and process.poll() is None:
+        time.sleep(POLL_S)
 
 
 def ended_in(db: Path) -> dict[str, Any]:
