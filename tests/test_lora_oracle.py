@@ -194,6 +194,8 @@ def test_the_claim_reader_learns_what_was_planted_and_fills_a_slot_with_a_word_i
     out, report = trained
     assert report["family"] > 0.9
     assert report["claim"] > 0.9
+    losses = list(report["losses"].values())
+    assert losses[-1] < losses[0] / 2
     loaded = load_claim_reader(base, out)
     reader = ByClaims(loaded)
     changes = [planted_change(base, loaded.words, "fox", 900 + i, "echo") for i in range(12)]

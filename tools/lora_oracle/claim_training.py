@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from tools.activation_oracle.fit import SAY_EVERY
 from tools.checkpoint import read_json, read_tensors
 from tools.errors import AdapterError, ToolInputError
 from tools.lora_oracle.candidates import Candidates, candidates
@@ -75,7 +76,8 @@ def train_claim_reader(
         say: Told how it goes.
 
     Returns:
-        `family` and `claim` (shares right on the held-out tenth), `n`, `n_held_out`, `steps`, `seconds`, `temperature`.
+        `family` and `claim` (shares right on the held-out tenth), `n`, `n_held_out`, `steps`, `seconds`, `temperature`,
+        `losses` (nats, each the mean of the steps since the one before).
 
     Raises:
         ToolInputError: the library is too small to learn from.
@@ -100,6 +102,7 @@ def train_claim_reader(
     torch.manual_seed(seed)
     model, generator = ClaimReader(config), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    losses, latest = dict[int, float](), list[float]()
     best, kept, rng = -1.0, {n: t.clone() for n, t in model.state_dict().items()}, random.Random(seed)
     bar = tqdm(range(steps), disable=None, desc="claim reader")
     for step in bar:
@@ -114,19 +117,23 @@ def train_claim_reader(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        latest.append(loss.item())
+        if (step + 1) % SAY_EVERY == 0 or step + 1 == steps:
             family, claim, _ = _right(model, words, matched, exam)
             if family + claim > best:
                 best, kept = family + claim, {n: t.clone() for n, t in model.state_dict().items()}
-            bar.set_postfix(loss=f"{loss.item():.2f}", family=f"{family:.2f}", claim=f"{claim:.2f}")
-            if say and (step + 1) % 500 == 0:
-                say(f"step {step + 1}/{steps} loss {loss.item():.3f} held out family {family:.3f} claim {claim:.3f}")
+            losses[step + 1], latest = sum(latest) / len(latest), []
+            bar.set_postfix(loss=f"{losses[step + 1]:.2f}", family=f"{family:.2f}", claim=f"{claim:.2f}")
+            if say:
+                say(
+                    f"step {step + 1}/{steps} loss {losses[step + 1]:.3f} held out family {family:.3f} claim {claim:.3f}"
+                )
     model.load_state_dict(kept)
     family, claim, logits = _right(model, words, matched, exam)
     temperature = _temperature(logits, torch.tensor([one.family for one in exam]))
     report = {
         "family": family, "claim": claim, "n": len(taught), "n_held_out": len(exam), "steps": steps,
-        "seconds": time.monotonic() - began, "temperature": temperature, "seed": seed,
+        "seconds": time.monotonic() - began, "temperature": temperature, "seed": seed, "losses": losses,
     }  # fmt: skip
     recipes = sorted({recipe_of(known.deltas) for known in taught})
     save(out, model, words, shapes, learned, temperature, recipes, subject, report)
