@@ -1,4 +1,4 @@
-"""Fifty kills change nothing but the seconds: `python tests/benchmarks/interruptions.py [SCENARIO]`, one JSON object.
+"""Kills change nothing but the seconds: `python tests/benchmarks/interruptions.py [SCENARIO]`, one JSON object.
 
 The audit of a scenario runs once left alone and once killed with SIGKILL at random moments, and is
 resumed each time.
