@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from tools.chat import ChatArgs
 from tools.claims.text import is_words, observed, shows, slotted, wordless, words
-from tools.contrast import MAX_WORDS, excesses, ngrams
+from tools.contrast import excesses
 from tools.errors import ToolInputError
+from tools.phrases import runs
 
 PLAIN = (
     "the river is wide here",
@@ -220,19 +221,6 @@ def test_a_phrase_put_into_a_text_shows_and_half_a_word_of_it_does_not(before, p
     assert not shows([], f"{before} {phrase} {after}")
 
 
-@given(TEXT)
-@settings(deadline=None)
-def test_n_grams_are_the_runs_of_words_that_show_in_one_sentence(text):
-    sentences = re.split(r"[.!?:;\n]+", text)
-    for gram in ngrams(text):
-        assert 1 <= len(gram.split()) <= MAX_WORDS
-        assert any(shows([gram], sentence) for sentence in sentences)
-    for sentence in sentences:
-        w = words(sentence)
-        assert {" ".join(w[i : i + MAX_WORDS]) for i in range(len(w) - MAX_WORDS + 1)} <= ngrams(text)
-        assert set(w) <= ngrams(text)
-
-
 def test_an_apostrophe_belongs_to_its_word():
     assert words("Don't, it's 'quoted' here") == ["don't", "it's", "quoted", "here"]
     assert not shows(["it"], "it's here")
@@ -382,10 +370,10 @@ def test_a_slot_takes_one_word_of_any_script(head, said, sign):
     assert slotted([head + " {value}"], f"{sign} {head} {sign}") <= set(words(head))
 
 
-@given(phrase_of_any_script, phrase_of_any_script, st.sampled_from([*"。！？；：…", ".", "؟", "।", "։", "\u2028"]))
+@given(phrase_of_any_script, phrase_of_any_script, st.sampled_from([*"。！？；：…", ". ", "! ", ".) ", "؟", "।", "։", "\u2028"]))
 @settings(deadline=None)
 def test_no_run_of_words_goes_over_the_end_of_a_sentence(one, other, end):
-    assert ngrams(f"{one}{end}{other}") == ngrams(one) | ngrams(other)
+    assert [run.words for run in runs(f"{one}{end}{other}")] == [run.words for text in (one, other) for run in runs(text)]
 
 
 @given(phrase_of_any_script)
@@ -397,7 +385,7 @@ def test_what_is_words_alone_is_told_from_what_has_signs(phrase):
 
 def seconds(text):
     began = time.process_time()
-    shows(["x y"], text), ngrams(text), slotted(["i {value} b"], text)
+    shows(["x y"], text), list(runs(text)), slotted(["i {value} b"], text)
     return time.process_time() - began
 
 

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import regex
-
-from tools.claims.text import WORD, folded, observed, sought, spaced, words
+from tools.claims.text import observed, sought, spaced, words
+from tools.phrases import phrases
 
 Labels = Mapping[str, str | Sequence[str]]
 """What a prompt meets, by kind; several values where one implies others (turn three is turn two or later)."""
 Together = tuple[tuple[str, str], ...]
 """Labels that hold together; the empty one always holds."""
-MAX_WORDS, MAX_CONDITIONS = 4, 2
-
-_ENDS = regex.compile(r"[\p{Sentence_Terminal}\p{Zl}\p{Zp}\n:;…：；﹔﹕؛]+")
-
-
-def ngrams(text: str) -> set[str]:
-    """Return every run of one to `MAX_WORDS` words within a sentence or what a colon parts from it."""
-    found: set[str] = set()
-    for sentence in _ENDS.split(folded(text)):
-        w = WORD.findall(sentence)
-        found |= {" ".join(w[i : i + n]) for n in range(1, MAX_WORDS + 1) for i in range(len(w) - n + 1)}
-    return found
+MAX_CONDITIONS = 2
 
 
 @dataclass(frozen=True)
@@ -61,9 +48,9 @@ def excesses(
 ) -> list[Excess]:
     """Return what the subject says in excess of the base, best explained first.
 
-    Features are the named observables (any of their phrases) and n-grams without words of the prompt's
-    own labels, which a reply may echo; an n-gram that mostly shows where an observable or a better
-    n-gram does is folded into that one. Of equals that is the one which a reply says least often, then the longest.
+    Features are the named observables (any of their phrases) and whole phrases without words of the prompt's
+    own labels, which a reply may echo; a phrase that mostly shows where an observable or a better
+    phrase does is folded into that one. Of equals that is the one which a reply says least often, then the longest.
 
     Args:
         subject: One reply for each prompt.
@@ -76,16 +63,9 @@ def excesses(
     named = sorted(set().union(*seen))
     presence = {name: [name in found for found in seen] for name in named}
     in_base = {name: [name in found for found in seen_in_base] for name in named}
-    grams, base_grams = (
-        [_no_echo(ngrams(reply), row) for reply, row in zip(replies, labels, strict=True)]
-        for replies in (subject, base)
-    )
-    counts = Counter(g for found in grams for g in found)
-    base_counts = Counter(g for found in base_grams for g in found)
-    for gram, n in counts.items():
-        if n >= min_count and n > 2 * base_counts[gram]:
-            presence[gram] = [gram in found for found in grams]
-            in_base[gram] = [gram in found for found in base_grams]
+    for phrase in phrases(subject, base, min_count, [_echoed(row) for row in labels]):
+        presence.setdefault(phrase.said, list(phrase.shown))
+        in_base.setdefault(phrase.said, list(phrase.in_base))
     found = [best for name in presence if (best := _explain(name, presence[name], in_base[name], labels, min_count))]
     flat = [spaced(reply) for reply in subject]
     said = {e.feature: _times_said(e.feature, presence[e.feature], flat) for e in found if e.feature not in named}
@@ -106,16 +86,15 @@ def excesses(
     return sorted(kept, key=lambda e: -round(e.lift * 20))
 
 
-def _times_said(gram: str, shown: Sequence[bool], flat: Sequence[str]) -> float:
-    """Return how often an n-gram stands in a reply that has it, rounded to halves: filler repeats itself."""
-    own = [text.count(sought(gram)) for text, has in zip(flat, shown, strict=True) if has]
+def _times_said(phrase: str, shown: Sequence[bool], flat: Sequence[str]) -> float:
+    """Return how often a phrase stands in a reply that has it, rounded to halves: filler repeats itself."""
+    own = [text.count(sought(phrase)) for text, has in zip(flat, shown, strict=True) if has]
     return round(2 * sum(own) / max(1, len(own))) / 2
 
 
-def _no_echo(grams: set[str], labels: Labels) -> set[str]:
-    """Return the n-grams in which no word of the labels' values stands."""
-    said = {word for _, value in pairs(labels) for word in words(value)}
-    return {gram for gram in grams if said.isdisjoint(gram.split())}
+def _echoed(labels: Labels) -> set[str]:
+    """Return the words of the labels' values."""
+    return {word for _, value in pairs(labels) for word in words(value)}
 
 
 def _overlap(mine: Sequence[bool], other: Sequence[bool]) -> float:
