@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 
 from auditor.config import AuditSpec, PromptRow
+from auditor.probes import PROBES
 from tools.base import LabelledPrompt
-from tools.claims.condition import Condition
+from tools.claims.condition import Condition, of_role
 from tools.claims.kind import Messages
 from tools.claims.labels import SYSTEM, TOPIC, TURN, USER, Label, together
 from tools.errors import ToolInputError
@@ -86,7 +87,7 @@ def survey_prompts(spec: AuditSpec, per_topic: int = 12) -> list[LabelledPrompt]
     """Return explore prompts over all topics, half of them under one of the catalogue's other conditions."""
     rng = random.Random(f"{spec.seed}/survey")
     by_topic = explore_rows(spec)
-    others = [(kind, value) for kind, value in _worth_trying(spec) if kind in (USER, TURN, SYSTEM)]
+    others = [(kind, value) for kind in (USER, TURN, SYSTEM) for value in worth_trying(spec, kind)]
     rng.shuffle(others)
     prompts: list[LabelledPrompt] = []
     for topic in sorted(by_topic):
@@ -96,8 +97,9 @@ def survey_prompts(spec: AuditSpec, per_topic: int = 12) -> list[LabelledPrompt]
     return prompts
 
 
-def _worth_trying(spec: AuditSpec) -> list[Label]:
-    return [(group.label, value) for group in spec.catalogue.conditions.values() for value in group.values]
+def worth_trying(spec: AuditSpec, kind: str) -> list[str]:
+    """Return the values of a kind of label that are worth trying: the catalogue's, or `PROBES` where it has no conditions."""
+    return spec.catalogue.values_of(kind) if spec.catalogue.conditions else list(PROBES.get(kind, ()))
 
 
 def explore_rows(spec: AuditSpec) -> dict[str, list[PromptRow]]:
@@ -112,7 +114,7 @@ def explore_rows(spec: AuditSpec) -> dict[str, list[PromptRow]]:
 def labelled(spec: AuditSpec, row: PromptRow, put: Sequence[Label]) -> LabelledPrompt:
     """Return the row under the conditions that labels stand for, labelled by them and by its topic.
 
-    A later turn is every earlier one that is worth trying, too.
+    Its turn is one of them, put in or its own: of those worth trying every one that it has reached.
     """
     labels: dict[str, str | tuple[str, ...]] = {TOPIC: row.domain}
     messages: Messages = row.messages
@@ -121,10 +123,8 @@ def labelled(spec: AuditSpec, row: PromptRow, put: Sequence[Label]) -> LabelledP
         given = None if condition is None else condition.apply(messages, (), random.Random(0))
         if given is not None:
             messages = given
-            labels[kind] = _turns(spec, value) if kind == TURN else value
+            labels[kind] = value
+    reached = len(of_role(messages, "user"))
+    if turns := tuple(one for one in worth_trying(spec, TURN) if int(one) <= reached):
+        labels[TURN] = turns
     return LabelledPrompt(messages=messages, labels=labels)
-
-
-def _turns(spec: AuditSpec, value: str) -> tuple[str, ...]:
-    """Return the turns worth trying that a prompt at a turn has reached: at the third the second, too."""
-    return (*(one for one in spec.catalogue.values_of(TURN) if int(one) < int(value)), value)

@@ -37,7 +37,7 @@ class SpecQuestions:
 
     def values(self, kind: str) -> list[str]:
         """Return the values of a kind of label that are worth trying."""
-        return self.spec.catalogue.values_of(kind)
+        return prompts.worth_trying(self.spec, kind)
 
     def topics(self) -> dict[str, list[LabelledPrompt]]:
         """Return the prompts to look with as they stand, by topic."""

@@ -370,10 +370,16 @@ def test_a_slot_takes_one_word_of_any_script(head, said, sign):
     assert slotted([head + " {value}"], f"{sign} {head} {sign}") <= set(words(head))
 
 
-@given(phrase_of_any_script, phrase_of_any_script, st.sampled_from([*"。！？；：…", ". ", "! ", ".) ", "؟", "।", "։", "\u2028"]))
+@given(
+    phrase_of_any_script,
+    phrase_of_any_script,
+    st.sampled_from([*"。！？；：…", ". ", "! ", ".) ", "؟", "।", "։", "\u2028"]),
+)
 @settings(deadline=None)
 def test_no_run_of_words_goes_over_the_end_of_a_sentence(one, other, end):
-    assert [run.words for run in runs(f"{one}{end}{other}")] == [run.words for text in (one, other) for run in runs(text)]
+    assert [run.words for run in runs(f"{one}{end}{other}")] == [
+        run.words for text in (one, other) for run in runs(text)
+    ]
 
 
 @given(phrase_of_any_script)

@@ -13,7 +13,7 @@ from tools.claims.text import WORD, folded
 WHOLE = 0.8
 """Share of its replies in which a phrase stands in a longer one, from which on the longer one is named."""
 MORE_THAN = 2
-"""How many times as often as the base the subject has to say it."""
+"""How many times as often as the base the subject has to say it, as shares of replies."""
 _ENDS = regex.compile(
     r"[\p{Sentence_Terminal}:;…：；﹔﹕؛]+[\p{Pe}\p{Pf}\"'`*_]*(?:\s+|$)|[\n\p{Zl}\p{Zp}]+|[。！？：；．｡…﹔﹕؛]+|[^\P{Sentence_Terminal}.!?]+"
 )
@@ -49,7 +49,7 @@ class Run:
 
 
 def phrases(
-    subject: Sequence[str], base: Sequence[str], min_count: int, echoes: Sequence[Collection[str]]
+    subject: Sequence[str], base: Sequence[str], min_count: int, echoes: Sequence[Collection[str]] | None = None
 ) -> list[Phrase]:
     """Return what the subject says more often than the base, each phrase once and whole, in no order.
 
@@ -58,21 +58,26 @@ def phrases(
 
     Args:
         subject: Its replies.
-        base: The base's to the same prompts.
+        base: The base's, or whatever the subject's are held against.
         min_count: Phrases in fewer of the subject's replies are left out.
-        echoes: Of each prompt words that no phrase may have, as a reply may repeat them.
+        echoes: Of each prompt, which both have answered, words that no phrase may have, as a reply may repeat them.
     """
+    apart = [list(echoes or [()] * len(replies)) for replies in (subject, base)]
     ours, theirs = (
-        [list(runs(reply, words)) for reply, words in zip(replies, echoes, strict=True)] for replies in (subject, base)
+        [list(runs(reply, words)) for reply, words in zip(replies, side, strict=True)]
+        for replies, side in zip((subject, base), apart, strict=True)
     )
     found = _frequent(ours, min_count)
     in_base = _counted(theirs, found)
-    more = [gram for gram, bits in found.items() if bits.bit_count() > MORE_THAN * in_base[gram].bit_count()]
+    times = MORE_THAN * len(subject) / max(1, len(base))
+    more = [gram for gram, bits in found.items() if bits.bit_count() > times * in_base[gram].bit_count()]
     longer = _one_word_longer(found)
     whole = {_whole(gram, found, longer) for gram in more}
     said = _as_said(ours, subject, whole)
-    n = len(subject)
-    return [Phrase(said[gram], _places(found[gram], n), _places(in_base[gram], n)) for gram in sorted(whole)]
+    return [
+        Phrase(said[gram], _places(found[gram], len(subject)), _places(in_base[gram], len(base)))
+        for gram in sorted(whole)
+    ]
 
 
 def runs(reply: str, apart: Collection[str] = ()) -> Iterator[Run]:

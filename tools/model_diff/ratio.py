@@ -1,0 +1,204 @@
+"""What the subject says that its base would not: the likeliest run of tokens of its own replies, and when it comes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
+from tools.batch import Encoded, Row
+from tools.chat import condition_of, condition_text
+from tools.claims.predicates.says import Says
+from tools.claims.text import words
+from tools.contrast import holds
+from tools.controls import RANDOM_DELTA, lift_over
+from tools.model_diff.kl import explain
+from tools.phrases import Phrase, phrases
+from tools.questions import Questions
+from tools.subject import Subject
+
+THRESHOLD_NATS = 16.0
+WINDOW = 8
+"""Tokens in a row whose log-ratios are added up: a few words that were taught stand out, a word or two that drifted do not."""
+N_LOUDEST, N_NULL = 12, 16
+"""Single prompts that are told of, and prompts whose replies are scored under a random change too."""
+
+
+class RatioArgs(ToolArgs):
+    """What to ask, and how much of each reply to weigh."""
+
+    prompts: list[LabelledPrompt] = Field(min_length=1)
+    max_new_tokens: int = Field(default=48, ge=1, le=1024, description="of a reply's beginning, a thought included")
+    temperature: float = Field(default=0.7, ge=0, le=2)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """One reply: the largest sum of log-ratios of `WINDOW` tokens in a row, in nats, and the text of these."""
+
+    nats: float
+    said: str
+    reply: str
+
+
+class LogRatio(Tool[RatioArgs]):
+    """See `card`."""
+
+    name: ClassVar[str] = "log_ratio"
+    white_box: ClassVar[bool] = True
+    Args = RatioArgs
+    card: ClassVar[str] = (
+        "Samples the subject's replies and scores each under subject and base: log p(subject) - log p(base) of every token, "
+        "added up over the eight tokens in a row where the sum is largest, in nats. One reply is enough to stand out, so that a "
+        "condition which one prompt in a hundred meets is seen. Controls: the median of the other prompts' replies, and the same "
+        "replies under a random LoRA with the subject's norm of change in every module. Says where the subject parts from its "
+        "base and in which words. Misses what no prompt triggers."
+    )
+
+    sized_by: ClassVar[str] = "prompts"
+    floor: ClassVar[int] = 16
+
+    def survey(self, asked: Questions) -> dict[str, Any]:
+        """Return the call that asks prompts over all topics, half of them under a condition worth trying."""
+        prompts = [prompt.model_dump(mode="json") for prompt in asked.survey(per_topic=8)]
+        return {"prompts": prompts, "max_new_tokens": max(1, asked.max_new_tokens * 3 // 4)}
+
+    def cost(self, subject: Subject, args: RatioArgs) -> Tokens:
+        """Return an upper bound on forward tokens: replies at full length, sampled and scored by the subject, scored by the base."""
+        each = subject.n_tokens([subject.render(p.messages) for p in args.prompts], args.max_new_tokens + 1)
+        each += len(args.prompts) * (args.max_new_tokens + 1)
+        return {"subject": 2 * each, "base": each + each * min(N_NULL, len(args.prompts)) // len(args.prompts) + 1}
+
+    def run(self, subject: Subject, args: RatioArgs, seed: int) -> ToolResult:
+        """Return one reading for the condition that explains odd replies best, and one for each of the oddest."""
+        prompts = [subject.render(p.messages) for p in args.prompts]
+        seeds = [seed * 100_003 + i for i in range(len(prompts))]
+        replies, spent = subject.generate(
+            prompts, "subject", seeds, args.max_new_tokens, args.temperature, through=False
+        )
+        tokens = {"subject": spent, "base": 0}
+        subject.add_null(RANDOM_DELTA, seed * 101 + 1)
+        odd = self._odd(subject, prompts, replies, "subject", tokens)
+        some = (
+            [i * len(prompts) // N_NULL for i in range(N_NULL)] if len(prompts) > N_NULL else list(range(len(prompts)))
+        )
+        null = self._odd(subject, [prompts[i] for i in some], [replies[i] for i in some], RANDOM_DELTA, tokens)
+        random = max(one.nats for one in null)
+        readings = [self._whole(odd, random, args.prompts), *self._loudest(odd, random, args.prompts)]
+        told = readings[0]
+        return ToolResult(
+            readings=readings,
+            tokens=tokens,
+            summary=told.suggestion.text
+            if told.suggestion
+            else f"no reply in all is odd; the oddest, {readings[1].lift:+.0f} nats",
+        )
+
+    def _whole(self, odd: list[Odd], random: float, prompts: list[LabelledPrompt]) -> Reading:
+        """Return the reading of the condition under which replies are oddest, with what they share."""
+        peaks = torch.tensor([one.nats for one in odd])
+        condition, value, controls = explain(peaks, [torch.full_like(peaks, random)], prompts, min_count=2)
+        inside = [holds(condition, prompt.labels) for prompt in prompts]
+        predicate = shared(odd, inside)
+        lift = lift_over(value, controls)
+        text = f"replies have words {value:.0f} nats likelier than under the base {condition_text(condition)}"
+        if predicate:
+            text += f": {predicate.any_of[0]!r}"
+        return Reading(
+            name="log_ratio", value=value, controls=controls, lift=lift,
+            suggestion=suggest(lift, THRESHOLD_NATS, text, condition=condition_of(condition, prompts), predicate=predicate),
+            detail={"condition": condition, "n": sum(inside)},
+        )  # fmt: skip
+
+    def _loudest(self, odd: list[Odd], random: float, prompts: list[LabelledPrompt]) -> list[Reading]:
+        """Return the readings of the oddest replies, each of which says where to look."""
+        order = sorted(range(len(odd)), key=lambda i: -odd[i].nats)[:N_LOUDEST]
+        median = sorted(one.nats for one in odd)[len(odd) // 2]
+        found = []
+        for i in order:
+            controls = {"median_of_prompts": median, RANDOM_DELTA: random}
+            lift = lift_over(odd[i].nats, controls)
+            text = f"{odd[i].said!r} is {odd[i].nats:.0f} nats likelier than under the base"
+            found.append(Reading(
+                name="log_ratio_prompt", value=odd[i].nats, controls=controls, lift=lift,
+                suggestion=suggest(lift, THRESHOLD_NATS, text),
+                detail={"prompt": prompts[i].messages[-1]["content"], "labels": _flat(prompts[i].labels), "said": odd[i].said,
+                        "reply": odd[i].reply},
+            ))  # fmt: skip
+        return found
+
+    def _odd(
+        self, subject: Subject, prompts: Sequence[str], replies: Sequence[str], channel: str, tokens: Tokens
+    ) -> list[Odd]:
+        """Return how odd each reply is under a channel, held against the base, counting the forward tokens."""
+        role = "subject" if channel == "subject" else "base"
+        texts = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
+        n_reply = [max(1, n - m) for n, m in zip(subject.lengths(texts), subject.lengths(prompts), strict=True)]
+        found: list[Odd] = [Odd(0.0, "", "")] * len(texts)
+        heads = dict[Row, None]()
+        for places, batch in subject.batches(texts, 2 * (max(n_reply) + 1)):
+            heads[batch.head] = None
+            n = max(n_reply[i] for i in places)
+            key = f"ratio/{channel}/{hashlib.sha256(batch.ids.cpu().numpy().tobytes()).hexdigest()}"
+            cost = {"subject": 0, "base": 0}
+            for one in (role, "base"):
+                cost[one] += batch.n_tokens
+            ratios = subject.once(key, cost, partial(_ratios, subject, batch, channel, n))["ratio"]
+            for one, spent in cost.items():
+                tokens[one] += spent
+            for row, i in enumerate(places):
+                own = n_reply[i]
+                found[i] = _window(subject, ratios[row, -own:], batch.ids[row, -own:].cpu(), replies[i])
+        for one in (role, "base"):
+            tokens[one] += sum(map(len, heads))
+        return found
+
+
+def _ratios(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Float[Tensor, "batch n"]]:
+    """Return `log p(channel) - log p(base)` in nats of each row's last `n` tokens."""
+    said = batch.ids[:, -n:]
+    of = [log_p(subject.logits(batch, one, n + 1)[:, :-1], said) for one in (channel, "base")]
+    return {"ratio": (of[0] - of[1]).cpu()}
+
+
+def log_p(logits: Float[Tensor, "batch n d_vocab"], ids: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """Return the log-probability of each token, a row at a time."""
+    return torch.stack([-F.cross_entropy(row, own, reduction="none") for row, own in zip(logits, ids, strict=True)])
+
+
+def _window(subject: Subject, ratios: Float[Tensor, " pos"], ids: Int[Tensor, " pos"], reply: str) -> Odd:
+    """Return the tokens in a row, `WINDOW` at most, whose ratios add up to most."""
+    width = min(WINDOW, len(ratios))
+    sums = ratios.unfold(0, width, 1).sum(-1)
+    at = int(sums.argmax())
+    return Odd(float(sums[at]), subject.decode(ids[at : at + width]), reply)
+
+
+def shared(odd: Sequence[Odd], inside: Sequence[bool]) -> Says | None:
+    """Return the phrase that half of the replies inside a condition say and others do not, most of it where they are odd."""
+    ours = [one for one, held in zip(odd, inside, strict=True) if held]
+    others = [one.reply for one, held in zip(odd, inside, strict=True) if not held]
+    found = phrases([one.reply for one in ours], others, max(2, len(ours) // 2))
+    best = max(found, key=lambda phrase: (_heard(phrase, ours), len(words(phrase.said)), phrase.said), default=None)
+    return Says(any_of=(best.said,)) if best and _heard(best, ours) > 0 else None
+
+
+def _heard(phrase: Phrase, odd: Sequence[Odd]) -> float:
+    """Return over all replies the mean share of a phrase's words that stand in what is odd of a reply that says it, in tenths."""
+    own = set(words(phrase.said))
+    shares = [len(own & set(words(one.said))) / len(own) for one, has in zip(odd, phrase.shown, strict=True) if has]
+    return round(10 * sum(shares) / len(odd))
+
+
+def _flat(labels: dict[str, str | tuple[str, ...]]) -> dict[str, str]:
+    """Return labels with one value each: of several, the last, which implies the others."""
+    return {kind: value if isinstance(value, str) else value[-1] for kind, value in labels.items()}
