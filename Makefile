@@ -31,7 +31,7 @@ docs: .venv/ready
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,llm,english]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,llm,english,topics]'
 	touch $@
 
 clean:
