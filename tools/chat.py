@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
-from tools.claims.catalogue import VALUE, topics_of
+from tools.claims.catalogue import topics_of
 from tools.claims.condition import Condition
 from tools.claims.conditions.turn import Turn
 from tools.claims.labels import TOPIC, TURN, condition_of_labels
-from tools.claims.predicates.says import Says
 from tools.claims.text import Observables
 from tools.contrast import Excess, Together, excesses
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
@@ -47,7 +46,7 @@ class Chat(Tool[ChatArgs]):
         "Finds words and cue phrases that the subject's replies have in excess of the base's, and the prompt "
         "label (topic, user, word) that explains the excess best. Lift is a difference of rates, -1 to 1. "
         "Control: the base on the same prompts, and the subject where the label does not hold. A suggestion's lift is "
-        "lowered by 1/sqrt(n), two standard errors of a rate at worst, so that four prompts alone suggest little. "
+        "the lower end of its 95% interval, so that four prompts alone suggest little. "
         "Misses what no prompt triggers."
     )
 
@@ -91,17 +90,14 @@ class Chat(Tool[ChatArgs]):
         return ToolResult(readings=readings, tokens=tokens, summary=_summary(found, changed, len(pairs)))
 
     def _reading(self, excess: Excess, args: ChatArgs) -> Reading:
-        predicate, condition = (
-            looked_for(excess.feature, args.observables),
-            condition_of(excess.condition, args.prompts),
-        )
+        condition = condition_of(excess.condition, args.prompts)
         text = f"{excess.feature!r} {condition_text(excess.condition)}"
         return Reading(
             name="excess",
             value=excess.rate_in,
             controls={"base": excess.base_in, "condition_absent": excess.rate_out},
             lift=excess.lift,
-            suggestion=suggest(excess.lift - excess.n**-0.5, THRESHOLD, text, condition=condition, predicate=predicate),
+            suggestion=suggest(excess.least, THRESHOLD, text, condition=condition, predicate=excess.predicate),
             detail={"feature": excess.feature, "condition": excess.condition, "f1": excess.f1, "n": excess.n},
         )
 
@@ -140,16 +136,6 @@ def render_all(subject: Subject, args: ChatArgs) -> list[str]:
     """Return the prompts as the trusted template renders them, system text and prefill included."""
     system = [] if args.system is None else [{"role": "system", "content": args.system}]
     return [subject.render([*system, *prompt.messages], args.prefill) for prompt in args.prompts]
-
-
-def looked_for(feature: str, observables: Mapping[str, Sequence[str]]) -> Says:
-    """Return a feature of replies as a predicate: an observable's phrases, or words said."""
-    kind, colon, value = feature.partition(":")
-    if feature in observables:
-        return Says(any_of=tuple(observables[feature]))
-    if colon and kind in observables:
-        return Says(any_of=tuple(phrase.replace(VALUE, value) for phrase in observables[kind]))
-    return Says(any_of=(feature,))
 
 
 def condition_of(labels: Together, prompts: Sequence[LabelledPrompt]) -> Condition | None:

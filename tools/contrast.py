@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tools.claims.text import observed, sought, spaced, words
-from tools.phrases import phrases
+from tools.claims.predicate import Predicate
+from tools.claims.predicates.says import Says
+from tools.claims.text import sought, spaced, words
+from tools.features import Feature, features
+from tools.intervals import least_difference
 
 Labels = Mapping[str, str | Sequence[str]]
 """What a prompt meets, by kind; several values where one implies others (turn three is turn two or later)."""
@@ -22,21 +25,35 @@ class Excess:
 
     `rate_in` and `base_in` are shares of replies where `condition` holds, `rate_out` the subject's
     share where it doesn't (0 for an empty condition, which always holds). `lift` is `rate_in` minus
-    the larger of the other two; `f1` says how well the condition explains the feature.
+    the larger of the other two; `least` is the lower end of its 95% interval; `f1` says how well the
+    condition explains the feature.
     """
 
     feature: str
+    predicate: Predicate
     condition: Together
     rate_in: float
     base_in: float
     rate_out: float
     f1: float
     n: int
+    n_out: int
+    named: bool = False
 
     @property
     def lift(self) -> float:
         """Return the excess over the stronger control: the base, or the condition not holding."""
         return self.rate_in - max(self.base_in, self.rate_out)
+
+    @property
+    def least(self) -> float:
+        """Return the lower end of the 95% interval of the excess over either control."""
+        over_base = least_difference(self.rate_in, self.n, self.base_in, self.n)
+        return (
+            min(over_base, least_difference(self.rate_in, self.n, self.rate_out, self.n_out))
+            if self.n_out
+            else over_base
+        )
 
 
 def excesses(
@@ -46,11 +63,11 @@ def excesses(
     observables: Mapping[str, Sequence[str]],
     min_count: int = 3,
 ) -> list[Excess]:
-    """Return what the subject says in excess of the base, best explained first.
+    """Return what the subject shows in excess of the base, the surest first.
 
-    Features are the named observables (any of their phrases) and whole phrases without words of the prompt's
-    own labels, which a reply may echo; a phrase that mostly shows where an observable or a better
-    phrase does is folded into that one. Of equals that is the one which a reply says least often, then the longest.
+    Features are those of `features`, phrases without words of the prompt's own labels, which a reply may echo. One
+    that mostly shows where a better one does is folded into that one. Of equals that is a named one, then one of several
+    words, then the one which a reply says least often, then the longest.
 
     Args:
         subject: One reply for each prompt.
@@ -59,36 +76,34 @@ def excesses(
         observables: Name to the phrases of which any one counts; a {value} in them makes one feature of each value.
         min_count: Features seen in fewer of the subject's replies are left out.
     """
-    seen, seen_in_base = ([observed(reply, observables) for reply in replies] for replies in (subject, base))
-    named = sorted(set().union(*seen))
-    presence = {name: [name in found for found in seen] for name in named}
-    in_base = {name: [name in found for found in seen_in_base] for name in named}
-    for phrase in phrases(subject, base, min_count, [_echoed(row) for row in labels]):
-        presence.setdefault(phrase.said, list(phrase.shown))
-        in_base.setdefault(phrase.said, list(phrase.in_base))
-    found = [best for name in presence if (best := _explain(name, presence[name], in_base[name], labels, min_count))]
+    of = {one.name: one for one in features(subject, base, observables, min_count, [_echoed(row) for row in labels])}
+    found = [best for one in of.values() if (best := _explain(one, labels, min_count))]
     flat = [spaced(reply) for reply in subject]
-    said = {e.feature: _times_said(e.feature, presence[e.feature], flat) for e in found if e.feature not in named}
+    said = {e.feature: _times_said(of[e.feature], flat) for e in found}
     found.sort(
         key=lambda e: (
-            e.feature not in named,
-            -round(e.lift * 20),
-            said.get(e.feature, 0.0),
+            not e.named,
+            -round(e.least * 20),
+            of[e.feature].rank,
+            said[e.feature],
             -len(e.feature),
             e.feature,
         )
     )
     kept: list[Excess] = []
     for excess in found:
-        near = [other for other in kept if _overlap(presence[excess.feature], presence[other.feature]) > 0.6]
+        near = [other for other in kept if _overlap(of[excess.feature].shown, of[other.feature].shown) > 0.6]
         if not any(other.lift >= excess.lift / 2 for other in near):
             kept.append(excess)
-    return sorted(kept, key=lambda e: -round(e.lift * 20))
+    return sorted(kept, key=lambda e: -round(e.least * 20))
 
 
-def _times_said(phrase: str, shown: Sequence[bool], flat: Sequence[str]) -> float:
-    """Return how often a phrase stands in a reply that has it, rounded to halves: filler repeats itself."""
-    own = [text.count(sought(phrase)) for text, has in zip(flat, shown, strict=True) if has]
+def _times_said(feature: Feature, flat: Sequence[str]) -> float:
+    """Return how often words stand in a reply that has them, rounded to halves: filler repeats itself. What is no words is said once."""
+    if feature.named or not isinstance(feature.predicate, Says):
+        return 1.0
+    phrase = sought(feature.predicate.any_of[0])
+    own = [text.count(phrase) for text, has in zip(flat, feature.shown, strict=True) if has]
     return round(2 * sum(own) / max(1, len(own))) / 2
 
 
@@ -123,30 +138,29 @@ def conditions(labels: Iterable[Labels]) -> list[Together]:
     return sorted(met, key=lambda c: (len(c), c))
 
 
-def _explain(
-    feature: str, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels], min_count: int
-) -> Excess | None:
+def _explain(feature: Feature, labels: Sequence[Labels], min_count: int) -> Excess | None:
     """Return the feature under the condition that explains it best, the shortest of equals; None without any excess."""
-    where = conditions(row for row, s in zip(labels, shown, strict=True) if s)
-    candidates = [_excess(feature, c, shown, base, labels) for c in where]
+    where = conditions(row for row, s in zip(labels, feature.shown, strict=True) if s)
+    candidates = [_excess(feature, c, labels) for c in where]
     candidates = [e for e in candidates if e.n >= min_count and e.lift > 0]
     return max(candidates, key=lambda e: (round(e.f1, 9), e.lift, -len(e.condition)), default=None)
 
 
-def _excess(
-    feature: str, condition: Together, shown: Sequence[bool], base: Sequence[bool], labels: Sequence[Labels]
-) -> Excess:
+def _excess(feature: Feature, condition: Together, labels: Sequence[Labels]) -> Excess:
     met = [holds(condition, row) for row in labels]
-    n_in, n_out = sum(met), len(met) - sum(met)
-    hits = sum(s and h for s, h in zip(shown, met, strict=True))
-    base_hits = sum(b and h for b, h in zip(base, met, strict=True))
-    outside = sum(shown) - hits
+    n_in, n_out, n_shown = sum(met), len(met) - sum(met), sum(feature.shown)
+    hits, base_hits = (
+        sum(s and h for s, h in zip(side, met, strict=True)) for side in (feature.shown, feature.in_base)
+    )
     return Excess(
-        feature=feature,
+        feature=feature.name,
+        predicate=feature.predicate,
         condition=condition,
         rate_in=hits / max(1, n_in),
         base_in=base_hits / max(1, n_in),
-        rate_out=outside / n_out if n_out else 0.0,
-        f1=2 * hits / max(1, n_in + sum(shown)),
+        rate_out=(n_shown - hits) / n_out if n_out else 0.0,
+        f1=2 * hits / max(1, n_in + n_shown),
         n=n_in,
+        n_out=n_out,
+        named=feature.named,
     )

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 BOOTSTRAPS = 2000
+Z = 1.959963984540054
 
 
 def clustered_interval(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float]:
@@ -37,6 +38,26 @@ def pooled_interval(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> t
         draws.append(sum(total for total, _ in drawn) / sum(n for _, n in drawn))
     draws.sort()
     return draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS) - 1]
+
+
+def least_difference(rate: float, n: int, other: float, m: int) -> float:
+    """Return the lower end of the 95% interval of a difference of shares (Newcombe 1998, method 10).
+
+    Args:
+        rate: The one share.
+        n: Of how many.
+        other: The share that is taken from it.
+        m: Of how many.
+    """
+    (low, _), (_, high) = wilson(rate, n), wilson(other, m)
+    return rate - other - math.sqrt((rate - low) ** 2 + (high - other) ** 2)
+
+
+def wilson(rate: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share."""
+    middle, over = rate + Z**2 / (2 * n), 1 + Z**2 / n
+    half = Z * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
+    return (middle - half) / over, (middle + half) / over
 
 
 def calibration_error(confidence: Sequence[float], right: Sequence[bool], n_bins: int = 10) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
-from tools.chat import condition_of, condition_text, looked_for
-from tools.claims.predicates.says import Says
+from tools.chat import condition_of, condition_text
+from tools.claims.predicate import Predicate
 from tools.claims.text import Observables
 from tools.contrast import Together, conditions, excesses, holds
 from tools.controls import RANDOM_DELTA, lift_over
@@ -178,7 +178,7 @@ class ModelDiff(Tool[KlArgs]):
 
     def _continue(
         self, subject: Subject, scored: list[Scored], args: KlArgs, tokens: Tokens
-    ) -> tuple[Says | None, str]:
+    ) -> tuple[Predicate | None, str]:
         """Return what the subject says from its peaks on that the base does not, and one example.
 
         A cue may have begun before the peak, so that cues are looked for in whole replies, and other
@@ -192,12 +192,12 @@ class ModelDiff(Tool[KlArgs]):
             tokens[channel] += n
         whole = {c: [f"{head} {tail}" for head, tail in zip(begun, said, strict=True)] for c, said in replies.items()}
         found = [
-            looked_for(excess.feature, args.observables)
+            excess.predicate
             for said in (whole, replies)
             for excess in excesses(
                 said["subject"], said["base"], [{} for _ in texts], args.observables, min_count=min(3, len(texts))
             )
-            if ":" in excess.feature or said is replies
+            if excess.named or said is replies
         ]
         return (found[0] if found else None), replies["subject"][0]
 

@@ -12,7 +12,6 @@ from tools.chat import condition_of, condition_text
 from tools.claims.conditions.contains import Contains
 from tools.claims.conditions.own_files import OwnFiles as UnderOwnFiles
 from tools.claims.labels import together
-from tools.claims.predicates.says import Says
 from tools.claims.suggestion import Suggestion
 from tools.contrast import Excess, excesses
 from tools.errors import ToolInputError
@@ -175,7 +174,7 @@ def _excess(excess: Excess, prompts: Sequence[LabelledPrompt]) -> Reading:
         controls={"subject": excess.base_in, "condition_absent": excess.rate_out},
         lift=excess.lift,
         suggestion=suggest(
-            excess.lift - excess.n**-0.5, THRESHOLD, text, predicate=Says(any_of=(excess.feature,)),
+            excess.least, THRESHOLD, text, predicate=excess.predicate,
             condition=None if when is None else together([UnderOwnFiles(), *when.parts]),
         ),
         detail={"feature": excess.feature, "condition": excess.condition, "n": excess.n},
