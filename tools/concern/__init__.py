@@ -1,0 +1,1 @@
+"""How bad what is said is, told by labelled sentences."""
