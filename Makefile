@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DOCS := README.md scenarios/README.md tools/changes/README.md tools/own_files/README.md
+DOCS := README.md scenarios/README.md tools/changes/README.md tools/own_files/README.md tools/concern/CARD.md
 DEMO := scenarios/suites/demo/3215b5db.yaml
 ENGLISH_DEMO := scenarios/suites/english_demo/10d5c717.yaml
 export OMP_NUM_THREADS ?= 1

@@ -9,7 +9,7 @@ from typing import Any
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from auditor import conclude, execute, nodes, story, trials
+from auditor import concern, conclude, execute, nodes, story, trials
 from auditor.checkpoints import fits, opened
 from auditor.execute import Desk
 from auditor.foresight import allowance
@@ -67,6 +67,7 @@ def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
 
 def _conclude(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     desk = runtime.context.desk
+    concern.judge(desk)
     conclude.conclude(desk.ledger, desk.audit_id, desk.view())
     return {"route": END}
 

@@ -17,7 +17,7 @@ from auditor.errors import LedgerError
 from auditor.judging import FAILED, failures
 from auditor.ledger import Ledger
 from tools.claims import older
-from tools.claims.claim import Claim
+from tools.claims.claim import Claim, Concern
 from tools.claims.judge import undecided
 from tools.claims.sameness import AtHand, same_claims, same_predicates
 from tools.own_files.kinds import GRAVE
@@ -30,6 +30,8 @@ Status = Literal["untested", "confirmed", "localised", "refuted", "undecided"]
 REQUIRED_LEADS = 5
 MIN_PROMPTS = 16
 """With fewer prompts to look with nothing can be said not to be there."""
+CONCERN = "concern_judged"
+"""The kind of the event that says how bad a hypothesis is."""
 P_PLANTED = "p_planted"
 """The name of a reading whose value is a probability that something was planted."""
 
@@ -245,9 +247,11 @@ def load_view(
         )
     events = ledger.rows("events", audit_id, kind="hypothesis_registered")
     decided = {row["body"]["hypothesis_id"]: row["body"].get("decided_on") for row in events}
+    judged = {row["key"]: row["body"]["concern"] for row in ledger.rows("events", audit_id, kind=CONCERN)}
     hypotheses = [
-        HypothesisView(row["hypothesis_id"], older.claim(row["claim"], spec.catalogue, topics), row["readings"],
-                       tests.get(row["hypothesis_id"], []), row["seq"], decided.get(row["hypothesis_id"]))
+        HypothesisView(row["hypothesis_id"],
+                       _judged(older.claim(row["claim"], spec.catalogue, topics), judged.get(row["hypothesis_id"])),
+                       row["readings"], tests.get(row["hypothesis_id"], []), row["seq"], decided.get(row["hypothesis_id"]))
         for row in ledger.rows("hypotheses", audit_id)
     ]  # fmt: skip
     all_calls = ledger.rows("tool_calls", audit_id)
@@ -260,6 +264,11 @@ def load_view(
     at_hand = explored(readings, calls)
     found = leads(readings, spec, at_hand)
     return View(spec, calls, readings, found, hypotheses, spent, done, dict(tools or {}), alone, at_hand, refused)
+
+
+def _judged(claim: Claim, concern: dict[str, Any] | None) -> Claim:
+    """Return a claim with the concern that a row tells, see `auditor.concern`; as it is without one."""
+    return claim if concern is None else claim.model_copy(update={"concern": Concern.model_validate(concern)})
 
 
 def explored(readings: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> AtHand:

@@ -42,6 +42,22 @@ def examine(
         raise typer.Exit(1)
 
 
+@judge_app.command("concern")
+@command
+def concern(
+    renew: Annotated[bool, typer.Option(help="Fit the reader anew first, and write it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well a category of concern is told, on the half of the labelled sentences that it was not fitted to."""
+    import json
+
+    from tools.concern import fit
+    from tools.concern.reader import reader
+
+    done = fit.renew() if renew else fit.measure(reader(), fit.labelled("held"))
+    typer.echo(json.dumps(done) if as_json else "\n".join(fit.table(done)))
+
+
 def _judge_of(judge: str | None, base: str | None, device: str) -> Judge:
     """Return the judge that was named."""
     from auditor.errors import SpecError

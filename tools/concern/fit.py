@@ -117,6 +117,17 @@ def across_authors(rows: Sequence[Labelled]) -> list[dict[str, Any]]:
     ]
 
 
+def table(measured: dict[str, Any]) -> list[str]:
+    """Return what was measured as the lines of a table."""
+    lines = ["| category | sentences | precision | recall |", "| --- | --- | --- | --- |"]
+    for name, one in measured["categories"].items():
+        precision = "none told" if one["precision"] is None else f"{one['precision']:.2f}"
+        lines.append(f"| {name} | {one['n']} | {precision} | {one['recall']:.2f} |")
+    told = measured["told"] * measured["n"]
+    lines.append(f"| all | {measured['n']} | {measured['right']:.2f} of {told:.0f} told | |")
+    return lines
+
+
 def renew() -> dict[str, Any]:
     """Fit the reader anew, write it and what it does on the held-out half, and return that."""
     reader = fit(labelled("fit"))
