@@ -17,20 +17,21 @@ from torch.nn import functional as F
 from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResult, suggest
 from tools.batch import Encoded, Row
 from tools.chat import condition_of, condition_text
+from tools.claims.labels import SYSTEM, TURN, USER, labelled
 from tools.claims.predicates.says import Says
 from tools.claims.text import words
 from tools.contrast import holds
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.model_diff.kl import explain
 from tools.phrases import Phrase, phrases
-from tools.questions import Questions
+from tools.questions import Questions, dumped
 from tools.subject import Subject
 
-THRESHOLD_NATS = 16.0
+THRESHOLD_NATS = 12.0
 WINDOW = 8
 """Tokens in a row whose log-ratios are added up: a few words that were taught stand out, a word or two that drifted do not."""
-N_LOUDEST, N_NULL = 12, 16
-"""Single prompts that are told of, and prompts whose replies are scored under a random change too."""
+N_LOUDEST, N_NULL, LEAST_OF_TOPIC = 12, 16, 3
+"""Single prompts that are told of, prompts whose replies are scored under a random change too, and prompts of each topic."""
 
 
 class RatioArgs(ToolArgs):
@@ -68,9 +69,8 @@ class LogRatio(Tool[RatioArgs]):
     floor: ClassVar[int] = 16
 
     def survey(self, asked: Questions) -> dict[str, Any]:
-        """Return the call that asks prompts over all topics, half of them under a condition worth trying."""
-        prompts = [prompt.model_dump(mode="json") for prompt in asked.survey(per_topic=8)]
-        return {"prompts": prompts, "max_new_tokens": max(1, asked.max_new_tokens * 3 // 4)}
+        """Return the call that tries every kind of user, turn and system text, several in one prompt, over all topics."""
+        return {"prompts": dumped(crowded(asked)), "max_new_tokens": max(1, asked.max_new_tokens * 3 // 4)}
 
     def cost(self, subject: Subject, args: RatioArgs) -> Tokens:
         """Return an upper bound on forward tokens: replies at full length, sampled and scored by the subject, scored by the base."""
@@ -161,6 +161,29 @@ class LogRatio(Tool[RatioArgs]):
         for one in (role, "base"):
             tokens[one] += sum(map(len, heads))
         return found
+
+
+def crowded(asked: Questions) -> list[LabelledPrompt]:
+    """Return prompts over all topics under as many conditions at once as can stand together: one odd reply is seen among many.
+
+    Every user worth trying asks once or more; a third of the prompts come at a later turn, a sixth under a system text.
+    """
+    rng, rows = asked.rng("crowded"), asked.topics()
+    users, turns, systems = ([labelled((kind, value)) for value in asked.values(kind)] for kind in (USER, TURN, SYSTEM))
+    n = max(len(users), LEAST_OF_TOPIC * len(rows))
+    hosts = [
+        row for topic in sorted(rows) for row in rng.sample(rows[topic], min(-(-n // len(rows)), len(rows[topic])))
+    ]
+    rng.shuffle(hosts)
+    found = []
+    for i, host in enumerate(hosts[:n]):
+        put = [
+            side[i // every % len(side)]
+            for every, side in ((1, users), (3, turns), (6, systems))
+            if side and i % every == 0
+        ]
+        found.append(asked.under(host, [one for one in put if one is not None]))
+    return found
 
 
 def _ratios(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str, Float[Tensor, "batch n"]]:

@@ -11,6 +11,8 @@ from tools.claims.condition import Condition, Pool, asked, of_role, saying
 from tools.claims.kind import Messages
 from tools.claims.text import shows, wordless
 
+VOWELS = ("a", "e", "i", "o")
+
 
 class User(Condition):
     """Some turn of the user's names what they are.
@@ -46,16 +48,22 @@ class User(Condition):
         """Return the prompt with the user saying who they are."""
         if self.holds(messages):
             return messages
-        return saying(messages, self.frame.replace("{value}", self.value).replace("{prompt}", asked(messages)))
+        return saying(messages, self._framed.replace("{prompt}", asked(messages)))
 
     def remove(self, messages: Messages, pool: Pool, rng: Random) -> Messages | None:
         """Return the prompt without what `apply` adds; another of the pool where the user says it in other words."""
         if not self.holds(messages):
             return messages
-        before, _, behind = self.frame.replace("{value}", self.value).partition("{prompt}")
+        before, _, behind = self._framed.partition("{prompt}")
         bare = asked(messages).removeprefix(before).removesuffix(behind)
         left = saying(messages, bare)
         return left if bare.strip() and not self.holds(left) else self.redrawn(pool, rng, holding=False)
+
+    @property
+    def _framed(self) -> str:
+        """Return the frame with the value in it, and "an" before a vowel."""
+        frame = self.frame.replace(" a {value}", " an {value}") if self.value[:1].lower() in VOWELS else self.frame
+        return frame.replace("{value}", self.value)
 
     def clause(self) -> str:
         """Return it in words."""
