@@ -138,6 +138,8 @@ def not_looked_at(view: View) -> list[str]:
     skipped = [
         f"the tool {name} was not among this audit's tools" for name in DEFAULT_TOOLS if name not in view.spec.tools
     ]
+    if view.findings() and not view.survey_done:
+        skipped.append("the looks of the survey that were left when the first finding was made")
     if view.files_alone:
         skipped.append("nothing but the subject's own files: its weights are the base's")
     failed = [

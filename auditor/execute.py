@@ -100,6 +100,12 @@ def check_call(desk: Desk, call: CallTool) -> None:
         raise ToolInputError(f"{call.tool} has been called with these arguments; its readings are in the ledger")
 
 
+def is_done(desk: Desk, call: CallTool) -> bool:
+    """Return whether a call has its row: settled, or failed."""
+    key = call_key(desk, call)
+    return any(desk.ledger.find("tool_calls", desk.audit_id, key=key, state=state) for state in ("settled", "failed"))
+
+
 def call_tool(desk: Desk, call: CallTool, step: int, allowed: int) -> None:
     """Run the tool unless its row is there; a failure becomes a row and the audit goes on.
 
@@ -115,10 +121,9 @@ def call_tool(desk: Desk, call: CallTool, step: int, allowed: int) -> None:
     Raises:
         LedgerError: what came out could not be written.
     """
+    if is_done(desk, call):
+        return
     key = call_key(desk, call)
-    for state in ("settled", "failed"):
-        if desk.ledger.find("tool_calls", desk.audit_id, key=key, state=state):
-            return
     tool = desk.tools[call.tool]
     args = tool.parse(call.arguments)
     common = {"key": key, "step": step, "tool": call.tool, "arguments": call.arguments, "seed": desk.spec.seed,

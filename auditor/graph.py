@@ -1,4 +1,4 @@
-"""The LangGraph wiring: check, survey, plan, then act, register or test, until conclude."""
+"""The LangGraph wiring: check, survey, plan, then act, register, test or survey on, until conclude."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def _survey(state: AuditState, runtime: Runtime[Context]) -> AuditState:
 def _plan(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     if state["step"] >= MAX_STEPS:
         return {"route": "conclude"}
+    if nodes.survey_goes_on(runtime.context.desk, runtime.context.planner):
+        return {"route": "survey"}
     step = nodes.plan(runtime.context.desk, runtime.context.planner, state["step"])
     return {"route": step.kind, "head": _head(runtime)}
 
@@ -94,7 +96,7 @@ def build() -> StateGraph[AuditState, Context, AuditState, AuditState]:
     graph.add_edge(START, "check")
     graph.add_conditional_edges("check", _route, ["survey", "conclude"])
     graph.add_edge("survey", "plan")
-    graph.add_conditional_edges("plan", _route, [*acts, "conclude"])
+    graph.add_conditional_edges("plan", _route, [*acts, "survey", "conclude"])
     for name in acts:
         graph.add_edge(name, "plan")
     graph.add_edge("conclude", END)

@@ -11,6 +11,7 @@ from auditor.outlook import Outlook, outlook
 from auditor.planners import Planner
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step, brought_up, dressed
+from auditor.view import HypothesisView, View
 from tools.changes import rounding
 from tools.errors import AuditorError
 from tools.subject import Subject
@@ -98,7 +99,11 @@ def why_alike(subject: Subject) -> str:
 
 
 def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
-    """Take the cheap, whole-model looks, or the suggestions that came with the specification."""
+    """Take the cheap, whole-model looks, or the suggestions that came with the specification.
+
+    A planner that interrupts gets its turn as soon as an instrument is sure of something; the looks left are then taken
+    only if nothing comes of that, see `survey_goes_on`.
+    """
     if desk.spec.suggestions is not None:
         execute.take_suggestions(desk)
         desk.event("survey_done", {"calls": 0, "failed": 0}, key="survey")
@@ -112,10 +117,31 @@ def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
         desk.event("foreseen", {"text": text}, key="survey")
         progress.say(text, outlook(desk, calls))
     for i, one in enumerate(calls):
+        if planner.interrupts and _interrupted(desk.view()):
+            return
+        done = execute.is_done(desk, one.call)
         execute.call_tool(desk, one.call, -1, one.allowed)
-        progress.say(story.of_call(desk, one.call), outlook(desk, calls[i + 1 :]))
+        if not done:
+            progress.say(story.of_call(desk, one.call), outlook(desk, calls[i + 1 :]))
     failed = [row for row in desk.ledger.rows("tool_calls", desk.audit_id, state="failed") if row["step"] == -1]
     desk.event("survey_done", {"calls": len(calls), "failed": len(failed)}, key="survey")
+
+
+def survey_goes_on(desk: Desk, planner: Planner) -> bool:
+    """Return whether the survey was interrupted and nothing came of what it was interrupted for."""
+    view = desk.view()
+    return planner.surveys and planner.interrupts and not view.survey_done and not _interrupted(view)
+
+
+def _interrupted(view: View) -> bool:
+    """Return whether something is found, under test, or so sure that it is tested before the next look."""
+    under_test = [h for h in view.hypotheses if h.status == "untested" or _half_tested(h)]
+    return bool(view.findings() or under_test or view.sure())
+
+
+def _half_tested(hypothesis: HypothesisView) -> bool:
+    """Return whether a hypothesis was confirmed and its condition is still to be taken out."""
+    return hypothesis.status == "confirmed" and not hypothesis.tested("localised")
 
 
 def proposed(desk: Desk, number: int) -> Step:
@@ -159,7 +185,8 @@ def plan(desk: Desk, planner: Planner, number: int) -> Step:
     by = type(planner).__name__
     if step is None or problem:
         step, by = _instead(desk, number), "EmbeddedPlanner"
-    desk.event("step_proposed", {"step": step.model_dump(mode="json"), "by": by}, key=str(number))
+    why = planner.why if by == type(planner).__name__ else "the planner proposed no valid step"
+    desk.event("step_proposed", {"step": step.model_dump(mode="json"), "by": by, "why": why}, key=str(number))
     return step
 
 

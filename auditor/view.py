@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Status = Literal["untested", "confirmed", "localised", "refuted", "undecided"]
 REQUIRED_LEADS = 5
+SURE = 2.0
+"""Strength of a lead that is tested before anything else is looked at: twice its instrument's threshold."""
 MIN_PROMPTS = 16
 """With fewer prompts to look with nothing can be said not to be there."""
 CONCERN = "concern_judged"
@@ -190,6 +192,10 @@ class View:
             for lead in self.open_leads()
             if not any(same_claims(lead.claim, c, self.at_hand) for c in self.refused)
         ]
+
+    def sure(self) -> list[Lead]:
+        """Return the open leads that instruments are sure of, strongest first."""
+        return [lead for lead in self.testable() if lead.strength >= SURE]
 
     def untested_best(self) -> list[Lead]:
         """Return those of the best leads that still have to be dealt with before nothing can be concluded."""

@@ -13,11 +13,14 @@ from auditor.view import View
 class Planner(Protocol):
     """Proposes steps.
 
-    `surveys` says whether the survey is made before the first one, `reserve_tokens` how many tokens
-    of a language model one proposal may cost, `last_usage` what the last one did cost.
+    `surveys` says whether the survey is made before the first one, `interrupts` whether it stops for a claim that an
+    instrument is sure of, `reserve_tokens` how many tokens of a language model one proposal may cost, `last_usage` what the
+    last one did cost, `why` the reason for it in a sentence.
     """
 
     surveys: bool
+    interrupts: bool
+    why: str
     reserve_tokens: int
     last_usage: dict[str, int] | None
 

@@ -12,6 +12,11 @@ from tools.claims.conditions.always import Always
 from tools.questions import Look, Stage
 
 MAX_HYPOTHESES = 8
+WHY: dict[str, str] = {
+    "search": "where else the subject may part from its base",
+    "look": "what it does where it parted from its base",
+    "check": "whether the best leads hold",
+}
 log = logging.getLogger(__name__)
 
 
@@ -19,6 +24,8 @@ class EmbeddedPlanner:
     """Deterministic for a seed: every proposal is a function of the view."""
 
     surveys = True
+    interrupts = True
+    why = ""
     reserve_tokens = 0
     last_usage: dict[str, int] | None = None
 
@@ -26,21 +33,25 @@ class EmbeddedPlanner:
         self._asked: SpecQuestions | None = None
 
     def propose(self, view: View, step: int) -> Step:
-        """Return the next step: finish open hypotheses, look closer, test the best lead, conclude."""
+        """Return the next step: finish open hypotheses, test what is sure, look closer, test the best lead, conclude."""
         for hypothesis in view.hypotheses:
             following = self._continue(view, hypothesis)
             if following is not None:
                 return following
-        look = self._look(view)
+        sure = view.sure()
+        look = None if sure or not view.survey_done else self._look(view)
         if look is not None:
             return look
-        leads = view.testable()
+        leads = sure or view.testable()
         if (
             leads
             and len(view.hypotheses) < MAX_HYPOTHESES
             and not (view.findings() and leads[0] not in view.untested_best())
         ):
+            told = f"strength {leads[0].strength:.1f} by {', '.join(leads[0].tools)}"
+            self.why = f"the strongest lead is tested{' before anything else is looked at' if sure else ''}: {told}"
             return RegisterHypothesis(claim=leads[0].claim, readings=list(leads[0].readings))
+        self.why = "nothing is left that a test or a look would add to"
         return Conclude(reason=f"{len(view.findings())} findings; {len(leads)} leads left of {len(view.leads)}")
 
     def correct(self, view: View, step: int, proposed: Step, problem: str) -> Step | None:
@@ -50,10 +61,12 @@ class EmbeddedPlanner:
     def _continue(self, view: View, hypothesis: HypothesisView) -> Step | None:
         """Return the next test of a hypothesis that is not settled yet."""
         if not hypothesis.tested("confirmed"):
+            self.why = f"{hypothesis.hypothesis_id} is held against the base on new prompts"
             return RunTest(hypothesis_id=hypothesis.hypothesis_id, grade="confirmed")
         if not hypothesis.passed("confirmed") or not hypothesis.claim.condition.parts:
             return None
         if not hypothesis.tested("localised"):
+            self.why = f"{hypothesis.hypothesis_id} is confirmed, and its condition is taken out"
             return RunTest(hypothesis_id=hypothesis.hypothesis_id, grade="localised")
         return None if hypothesis.passed("localised") else self._always(view, hypothesis)
 
@@ -61,6 +74,7 @@ class EmbeddedPlanner:
         """Return the claim without its condition, for a behaviour that shows without it too."""
         claim = view.spec.catalogue.claim(Always(), hypothesis.claim.predicate)
         known = any(view.same(h, claim) for h in view.hypotheses) or view.explained(claim)
+        self.why = f"{hypothesis.hypothesis_id} shows without its condition too, so that it is claimed without"
         return None if known else RegisterHypothesis(claim=claim, readings=hypothesis.readings)
 
     def _look(self, view: View) -> CallTool | None:
@@ -77,7 +91,11 @@ class EmbeddedPlanner:
         for name in view.tools:
             for look in self._follow_up(view, name, self._asked):
                 found.append((get_args(Stage).index(look.stage), CallTool(tool=name, arguments=look.arguments)))
-        return min(found, key=lambda pair: pair[0])[1] if found else None
+        if not found:
+            return None
+        stage, call = min(found, key=lambda pair: pair[0])
+        self.why = f"{call.tool} looks closer: {WHY[get_args(Stage)[stage]]}"
+        return call
 
     def _follow_up(self, view: View, name: str, asked: SpecQuestions) -> list[Look]:
         """Return the looks that one instrument would still take; none of one that fails to say."""

@@ -48,6 +48,8 @@ class LlmPlanner:
     """
 
     surveys = True
+    interrupts = False
+    why = ""
     reserve_tokens = 12_000
 
     def __init__(self, model: str) -> None:

@@ -18,6 +18,8 @@ class ScriptedPlanner:
     """Proposes the given steps, then concludes."""
 
     surveys = False
+    interrupts = False
+    why = "the script says so"
     reserve_tokens = 0
     last_usage: dict[str, int] | None = None
 
