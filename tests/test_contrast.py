@@ -187,6 +187,15 @@ def test_the_rate_outside_is_the_control_when_it_is_the_stronger_one():
     assert found.lift == pytest.approx(0.6)
 
 
+def test_a_lead_of_few_prompts_is_not_louder_than_one_of_many():
+    few, many = (
+        excesses(["velkora"] * n + ["nothing"] * m, ["nothing"] * (n + m), [{}] * (n + m), {})
+        for n, m in ((4, 0), (180, 20))
+    )
+    assert few[0].lift > many[0].lift
+    assert few[0].least < many[0].least
+
+
 def test_the_order_of_the_prompts_does_not_matter():
     labels, base = asked()
     subject = plant(base, labels, lambda row: row["topic"] == "music", "visit velkora today")

@@ -9,7 +9,6 @@ from scipy.stats import binomtest, bootstrap
 from tools.intervals import (
     calibration_error,
     clustered_interval,
-    least_difference,
     pooled_interval,
     wilson,
     withheld_wrong,
@@ -76,17 +75,7 @@ def test_what_is_undefined_raises(right):
         calibration_error([], [])
 
 
-def test_the_interval_of_a_difference_is_newcombes():
-    """The first example of Newcombe (1998), table II: 56 of 70 against 48 of 80."""
-    assert least_difference(56 / 70, 70, 48 / 80, 80) == pytest.approx(0.0524, abs=1e-4)
-    assert least_difference(9 / 10, 10, 3 / 10, 10) == pytest.approx(0.1705, abs=1e-4)
-
-
 def test_wilsons_interval_is_scipys():
     for k, n in ((0, 4), (4, 4), (3, 10), (60, 200)):
         known = binomtest(k, n).proportion_ci(method="wilson")
         assert wilson(k / n, n) == pytest.approx((known.low, known.high))
-
-
-def test_a_lead_of_few_prompts_is_not_louder_than_one_of_many():
-    assert least_difference(1.0, 12, 0.0, 12) < least_difference(0.9, 200, 0.0, 200)

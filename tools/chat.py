@@ -46,7 +46,7 @@ class Chat(Tool[ChatArgs]):
         "Finds words and cue phrases that the subject's replies have in excess of the base's, and the prompt "
         "label (topic, user, word) that explains the excess best. Lift is a difference of rates, -1 to 1. "
         "Control: the base on the same prompts, and the subject where the label does not hold. A suggestion's lift is "
-        "the lower end of its 95% interval, so that four prompts alone suggest little. "
+        "what the lower end of the rate's 95% interval leaves of it, so that four prompts alone suggest little. "
         "Misses what no prompt triggers."
     )
 

@@ -10,7 +10,7 @@ from tools.claims.predicate import Predicate
 from tools.claims.predicates.says import Says
 from tools.claims.text import sought, spaced, words
 from tools.features import Feature, features
-from tools.intervals import least_difference
+from tools.intervals import wilson
 
 Labels = Mapping[str, str | Sequence[str]]
 """What a prompt meets, by kind; several values where one implies others (turn three is turn two or later)."""
@@ -25,7 +25,7 @@ class Excess:
 
     `rate_in` and `base_in` are shares of replies where `condition` holds, `rate_out` the subject's
     share where it doesn't (0 for an empty condition, which always holds). `lift` is `rate_in` minus
-    the larger of the other two; `least` is the lower end of its 95% interval; `f1` says how well the
+    the larger of the other two; `least` what the lower end of the rate's 95% interval leaves of it; `f1` says how well the
     condition explains the feature.
     """
 
@@ -37,7 +37,6 @@ class Excess:
     rate_out: float
     f1: float
     n: int
-    n_out: int
     named: bool = False
 
     @property
@@ -47,13 +46,8 @@ class Excess:
 
     @property
     def least(self) -> float:
-        """Return the lower end of the 95% interval of the excess over either control."""
-        over_base = least_difference(self.rate_in, self.n, self.base_in, self.n)
-        return (
-            min(over_base, least_difference(self.rate_in, self.n, self.rate_out, self.n_out))
-            if self.n_out
-            else over_base
-        )
+        """Return the excess that the lower end of the rate's 95% interval still has: of few prompts far less than was seen."""
+        return wilson(self.rate_in, self.n)[0] - max(self.base_in, self.rate_out)
 
 
 def excesses(
@@ -161,6 +155,5 @@ def _excess(feature: Feature, condition: Together, labels: Sequence[Labels]) -> 
         rate_out=(n_shown - hits) / n_out if n_out else 0.0,
         f1=2 * hits / max(1, n_in + n_shown),
         n=n_in,
-        n_out=n_out,
         named=feature.named,
     )

@@ -40,19 +40,6 @@ def pooled_interval(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> t
     return draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS) - 1]
 
 
-def least_difference(rate: float, n: int, other: float, m: int) -> float:
-    """Return the lower end of the 95% interval of a difference of shares (Newcombe 1998, method 10).
-
-    Args:
-        rate: The one share.
-        n: Of how many.
-        other: The share that is taken from it.
-        m: Of how many.
-    """
-    (low, _), (_, high) = wilson(rate, n), wilson(other, m)
-    return rate - other - math.sqrt((rate - low) ** 2 + (high - other) ** 2)
-
-
 def wilson(rate: float, n: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a share."""
     middle, over = rate + Z**2 / (2 * n), 1 + Z**2 / n
