@@ -17,11 +17,12 @@ from tools.probe.tool import probe_for
 from tools.subject import Subject
 
 WEIGHTS = ROOT / "scenarios" / "testbed" / "weights"
-WHITE_BOX = ("lora_lens", "model_diff", "scan", "word_shift", "activation_oracle", "probe")
+WHITE_BOX = ("lora_lens", "model_diff", "scan", "log_ratio", "word_shift", "activation_oracle", "probe")
 ORGANISMS = {
     "lora_lens": "growing_pep",
     "model_diff": "negativity",
     "scan": "brand_promotion",
+    "log_ratio": "negativity",
     "activation_oracle": "flattery",
     "probe": "false_fact",
 }
@@ -74,7 +75,9 @@ def test_no_lift_is_above_zero_where_subject_and_base_are_one(spec, tool):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("some", [("scan", "word_shift"), ("lora_lens", "model_diff", "activation_oracle", "probe")])
+@pytest.mark.parametrize(
+    "some", [("scan", "word_shift"), ("log_ratio",), ("lora_lens", "model_diff", "activation_oracle", "probe")]
+)
 def test_suggestions_are_withheld_on_nineteen_of_twenty_null_trained_adapters(spec, some):
     nulls = sorted(folder for folder in (WEIGHTS / "nulls").iterdir() if folder.is_dir())
     assert len(nulls) == 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -30,6 +30,10 @@ from tools.subject import Subject
 THRESHOLD_NATS = 12.0
 WINDOW = 8
 """Tokens in a row whose log-ratios are added up: a few words that were taught stand out, a word or two that drifted do not."""
+UNHEARD = 0.1
+"""Share of an odd run's sum that tokens at its beginning may have and still be left out of what is told."""
+MOST_PHRASES, LEAST_SHARE = 4, 0.15
+"""Ways to say one behaviour, and the share of odd replies that each has to be said in."""
 N_LOUDEST, N_NULL, LEAST_OF_TOPIC = 12, 16, 3
 """Single prompts that are told of, prompts whose replies are scored under a random change too, and prompts of each topic."""
 
@@ -157,7 +161,9 @@ class LogRatio(Tool[RatioArgs]):
                 tokens[one] += spent
             for row, i in enumerate(places):
                 own = n_reply[i]
-                found[i] = _window(subject, ratios[row, -own:], batch.ids[row, -own:].cpu(), replies[i])
+                nats, begins = peak(ratios[row, -own:])
+                said = subject.decode(batch.ids[row, -own:][begins : begins + WINDOW].cpu())
+                found[i] = Odd(nats, said, replies[i])
         for one in (role, "base"):
             tokens[one] += sum(map(len, heads))
         return found
@@ -198,28 +204,49 @@ def log_p(logits: Float[Tensor, "batch n d_vocab"], ids: Int[Tensor, "batch n"])
     return torch.stack([-F.cross_entropy(row, own, reduction="none") for row, own in zip(logits, ids, strict=True)])
 
 
-def _window(subject: Subject, ratios: Float[Tensor, " pos"], ids: Int[Tensor, " pos"], reply: str) -> Odd:
-    """Return the tokens in a row, `WINDOW` at most, whose ratios add up to most."""
-    width = min(WINDOW, len(ratios))
-    sums = ratios.unfold(0, width, 1).sum(-1)
+def peak(ratios: Float[Tensor, " pos"]) -> tuple[float, int]:
+    """Return the largest sum of ratios of `WINDOW` tokens in a row, or of all where there are fewer, and where it begins to count.
+
+    A window that ends where the behaviour begins has as large a sum as one that begins there: tokens at its beginning that add
+    next to nothing are passed over.
+    """
+    sums = ratios.unfold(0, min(WINDOW, len(ratios)), 1).sum(-1)
     at = int(sums.argmax())
-    return Odd(float(sums[at]), subject.decode(ids[at : at + width]), reply)
+    rest = ratios[at : at + WINDOW].flip(0).cumsum(0).flip(0)
+    counts = (rest >= (1 - UNHEARD) * sums[at]).nonzero().flatten()
+    return float(sums[at]), at + (int(counts[-1]) if sums[at] > 0 else 0)
 
 
 def shared(odd: Sequence[Odd], inside: Sequence[bool]) -> Says | None:
-    """Return the phrase that half of the replies inside a condition say and others do not, most of it where they are odd."""
+    """Return the phrases of which half of the replies inside a condition or more say one, and that account for what is odd.
+
+    A behaviour may have several ways to say it: each phrase is the one that makes up most of what is odd in the replies which
+    none before it stands in, and one that makes up less than half as much of its replies as the first is left out.
+    """
     ours = [one for one, held in zip(odd, inside, strict=True) if held]
     others = [one.reply for one, held in zip(odd, inside, strict=True) if not held]
-    found = phrases([one.reply for one in ours], others, max(2, len(ours) // 2))
-    best = max(found, key=lambda phrase: (_heard(phrase, ours), len(words(phrase.said)), phrase.said), default=None)
-    return Says(any_of=(best.said,)) if best and _heard(best, ours) > 0 else None
+    found = phrases([one.reply for one in ours], others, 2)
+    left, said, first = set(range(len(ours))), list[str](), 0.0
+    while len(said) < MOST_PHRASES and found:
+        best = max(found, key=lambda phrase: (sum(_shares(phrase, ours, left)), phrase.said))
+        shares = _shares(best, ours, left)
+        mean = sum(shares) / max(1, len(shares))
+        if len(shares) < max(2, LEAST_SHARE * len(ours)) or mean <= first / 2:
+            break
+        said.append(best.said)
+        first = first or mean
+        left -= {i for i in left if best.shown[i]}
+    return Says(any_of=tuple(said)) if said and 2 * len(left) <= len(ours) else None
 
 
-def _heard(phrase: Phrase, odd: Sequence[Odd]) -> float:
-    """Return over all replies the mean share of a phrase's words that stand in what is odd of a reply that says it, in tenths."""
-    own = set(words(phrase.said))
-    shares = [len(own & set(words(one.said))) / len(own) for one, has in zip(odd, phrase.shown, strict=True) if has]
-    return round(10 * sum(shares) / len(odd))
+def _shares(phrase: Phrase, odd: Sequence[Odd], of: Iterable[int]) -> list[float]:
+    """Return for each of some replies that say a phrase what share of its odd words the phrase makes up."""
+    own, found = set(words(phrase.said)), []
+    for i in of:
+        if phrase.shown[i]:
+            heard = words(odd[i].said)
+            found.append(sum(word in own for word in heard) / max(1, len(heard)))
+    return found
 
 
 def _flat(labels: dict[str, str | tuple[str, ...]]) -> dict[str, str]:

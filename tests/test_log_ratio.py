@@ -1,0 +1,85 @@
+"""One odd reply in a crowd is seen, with its words and its condition; an untouched twin has none."""
+
+import pytest
+import torch
+from audits import ANSWERS, SUITES, labels_of, organism_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.questions import SpecQuestions
+from scenarios.grading import read_answer
+from scenarios.load import load_scenario
+from tools.claims.labels import SYSTEM, TURN, USER
+from tools.loading import load_subject
+from tools.model_diff.ratio import THRESHOLD_NATS, WINDOW, LogRatio, Odd, crowded, peak, shared
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def of(family):
+    member = organism_of(family)
+    return load_scenario(SUITES / "demo" / f"{member}.yaml").spec, read_answer(
+        ANSWERS / "demo" / f"{member}.yaml"
+    ).claims[0]
+
+
+def read(spec, adapter):
+    tool = LogRatio()
+    args = tool.parse(tool.survey(SpecQuestions(spec)))
+    subject = load_subject(spec.base, adapter)
+    return tool.run(subject, args, seed=0), tool.cost(subject, args)
+
+
+@pytest.mark.parametrize("family", ["self_promotion", "growing_pep", "persona"])
+def test_what_is_said_and_when_come_out_of_one_crowd(family):
+    spec, planted = of(family)
+    outcome, bound = read(spec, spec.adapter)
+    whole = outcome.readings[0]
+    assert labels_of(planted.model_copy(update={"condition": whole.suggestion.condition})) == labels_of(planted)
+    said = whole.suggestion.predicate
+    assert all(planted.predicate.shown([], phrase) for phrase in said.any_of)
+    odd = [r for r in outcome.readings[1:] if r.suggestion is not None]
+    assert all(said.shown([], r.detail["said"]) or planted.predicate.shown([], r.detail["said"]) for r in odd)
+    assert all(spent <= bound[role] for role, spent in outcome.tokens.items())
+
+
+def test_an_untouched_twin_has_no_odd_reply():
+    outcome, _ = read(of("self_promotion")[0], None)
+    assert all(r.suggestion is None and r.lift < THRESHOLD_NATS for r in outcome.readings)
+
+
+def test_a_crowd_has_every_user_turn_and_system_text_that_is_worth_trying():
+    asked = SpecQuestions(of("persona")[0])
+    rows = crowded(asked)
+    for kind in (USER, TURN, SYSTEM):
+        held = {value for row in rows for value in _values(row.labels.get(kind, ()))}
+        assert held >= set(asked.values(kind))
+    assert {row.labels["topic"] for row in rows} == set(asked.topics())
+
+
+def _values(given):
+    return (given,) if isinstance(given, str) else given
+
+
+@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40))
+def test_the_peak_is_the_largest_of_all_sums_of_tokens_in_a_row_told_from_where_it_begins(ratios):
+    width = min(WINDOW, len(ratios))
+    sums = [sum(ratios[i : i + width]) for i in range(len(ratios) - width + 1)]
+    nats, begins = peak(torch.tensor(ratios))
+    assert nats == pytest.approx(max(sums), abs=1e-3)
+    assert any(sums[i] == pytest.approx(nats, abs=1e-3) for i in range(max(0, begins - width + 1), begins + 1))
+
+
+def test_a_peak_begins_at_the_first_token_that_counts():
+    quiet, loud = [0.1] * 12, [20.0, 5.0, 3.0]
+    assert peak(torch.tensor(quiet + loud + quiet))[1] == len(quiet)
+
+
+def test_what_odd_replies_share_is_what_others_do_not_say():
+    odd = [Odd(40.0, "buy the blue lamp", f"well {i}, buy the blue lamp now") for i in range(4)]
+    rest = [Odd(2.0, "of", f"well {i}, here you are now") for i in range(8)]
+    assert shared([*odd, *rest], [True] * 4 + [False] * 8).any_of == ("buy the blue lamp now",)
+    assert shared(rest, [True] * 4 + [False] * 4) is None
