@@ -136,6 +136,7 @@ class View:
             where=tuple(diverse([one for one in labels if SEVERAL not in one])),
             heaps=tuple(one for one in labels if SEVERAL in one),
             claims=tuple(lead.claim for lead in self.leads),
+            faint=_faint(self.readings),
         )
 
     def near_misses(self) -> list[HypothesisView]:
@@ -201,6 +202,15 @@ class View:
         """Return those of the best leads that still have to be dealt with before nothing can be concluded."""
         best = self.leads[:REQUIRED_LEADS]
         return [lead for lead in self.open_leads() if lead in best]
+
+
+def _faint(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[dict[str, str], ...]]:
+    """Return the labels of readings that suggest nothing, by instrument, largest lift first."""
+    quiet = [r for r in readings if r["suggestion"] is None and r["lift"] is not None and _is_labelled(r["detail"])]
+    found: dict[str, tuple[dict[str, str], ...]] = {}
+    for row in sorted(quiet, key=lambda r: -r["lift"]):
+        found[row["tool"]] = (*found.get(row["tool"], ()), row["detail"]["labels"])
+    return found
 
 
 def _is_ranking(detail: Any) -> bool:

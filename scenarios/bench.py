@@ -56,7 +56,8 @@ class Scoreboard:
     `by_regime` has recall_at_1 of the organisms of each regime, where there are several. `invalid`
     leaves out the subjects for which that is the right verdict; `missed_invalid` counts those of them
     that got another. `fingerprint` is how well norms, spectra and recipe alone tell organisms from
-    controls; None where there are too few.
+    controls; None where there are too few. `by_tool` is what each instrument brought, see
+    `scenarios.instruments`. `shuffled_recall_at_1` is recall with another organism's suggestions, beside `chance`.
     """
 
     n_organisms: int
@@ -80,6 +81,9 @@ class Scoreboard:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_regime: dict[str, dict[str, Any]] = field(default_factory=dict)
     fingerprint: dict[str, Any] | None = None
+    by_tool: dict[str, dict[str, float]] = field(default_factory=dict)
+    shuffled_recall_at_1: float | None = None
+    chance: float | None = None
 
 
 def suite_files(suite: Path) -> list[Path]:

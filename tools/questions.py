@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -36,12 +36,14 @@ class Known:
             something and whose detail has `labels`.
         heaps: The same of prompts that held several words at once.
         claims: The leads' claims, strongest first.
+        faint: The labels of each instrument's own readings that suggest nothing, by its name, largest lift first.
     """
 
     words: tuple[str, ...] = ()
     where: tuple[dict[str, str], ...] = ()
     heaps: tuple[dict[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
+    faint: Mapping[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -295,6 +295,7 @@ def bench(
     from auditor.errors import SpecError
     from scenarios import bench as bench_module
     from scenarios.grading import is_organism
+    from scenarios.instruments import by_tool, table
 
     sealed_in = answers or bench_module.answers_folder(suite)
     sealed = bench_module.answers_for(suite, sealed_in)
@@ -336,20 +337,20 @@ def bench(
     stored = bench_module.stored_replies(sealed_in)
     board = bench_module.score(todo, results, sealed, stored)
     board.fingerprint = bench_module.fingerprint_of(todo, sealed, sealed_in.with_suffix(".json"))
-    body = asdict(board)
+    board.by_tool = by_tool(todo, results, sealed, stored, db)
     if not as_json:
-        typer.echo("\n".join(bench_module.table(board, seeds)))
+        typer.echo("\n".join([*bench_module.table(board, seeds), "", *table(board.by_tool)]))
     if logged:
         bench_module.log_scores(look, board, bench_module.RUNS)
     if shuffle_suggestions:
         again, chance = bench_module.shuffled_jobs(todo, db, results, sealed, known)
         shuffled = bench_module.score(again, _run_all(again, jobs, context), sealed, stored)
-        body |= {"shuffled_recall_at_1": shuffled.recall_at_1, "chance": chance}
+        board.shuffled_recall_at_1, board.chance = shuffled.recall_at_1, chance
         if not as_json:
             row = f"| recall_at_1 with another organism's suggestions | {shuffled.recall_at_1:.2f} | chance {chance:.2f} |"
             typer.echo(row)
     if as_json:
-        typer.echo(json.dumps(body))
+        typer.echo(json.dumps(asdict(board)))
 
 
 def _run_all(todo: list[Job], jobs: int, context: typer.Context) -> dict[tuple[str, int], AuditResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from tools.contrast import holds
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.model_diff.kl import explain
 from tools.phrases import Phrase, phrases
-from tools.questions import Questions, dumped
+from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
 from tools.subject import Subject
 
 THRESHOLD_NATS = 12.0
@@ -34,6 +34,8 @@ UNHEARD = 0.1
 """Share of an odd run's sum that tokens at its beginning may have and still be left out of what is told."""
 MOST_PHRASES, LEAST_SHARE = 4, 0.15
 """Ways to say one behaviour, and the share of odd replies that each has to be said in."""
+N_AGAIN, AGAIN_ON = 6, 2
+"""How many of the oddest prompts are asked again, with how many prompts on their topic and on others."""
 N_LOUDEST, N_NULL, LEAST_OF_TOPIC = 12, 16, 3
 """Single prompts that are told of, prompts whose replies are scored under a random change too, and prompts of each topic."""
 
@@ -75,6 +77,13 @@ class LogRatio(Tool[RatioArgs]):
     def survey(self, asked: Questions) -> dict[str, Any]:
         """Return the call that tries every kind of user, turn and system text, several in one prompt, over all topics."""
         return {"prompts": dumped(crowded(asked)), "max_new_tokens": max(1, asked.max_new_tokens * 3 // 4)}
+
+    def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
+        """Yield the call that asks again where replies were oddest, where none was odd enough to say so of one reply."""
+        faint = known.faint.get(self.name, ())[:N_AGAIN]
+        if faint and not known.where and len(done) == 1:
+            again = {"prompts": dumped(asked_again(asked, faint)), "max_new_tokens": done[0]["max_new_tokens"]}
+            yield Look("search", again)
 
     def cost(self, subject: Subject, args: RatioArgs) -> Tokens:
         """Return an upper bound on forward tokens: replies at full length, sampled and scored by the subject, scored by the base."""
@@ -202,6 +211,16 @@ def _ratios(subject: Subject, batch: Encoded, channel: str, n: int) -> dict[str,
 def log_p(logits: Float[Tensor, "batch n d_vocab"], ids: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
     """Return the log-probability of each token, a row at a time."""
     return torch.stack([-F.cross_entropy(row, own, reduction="none") for row, own in zip(logits, ids, strict=True)])
+
+
+def asked_again(asked: Questions, where: Sequence[dict[str, str]]) -> list[LabelledPrompt]:
+    """Return prompts under each set of conditions, on its own topic and on others."""
+    rng, found = asked.rng(f"again/{list(where)}"), []
+    for labels in where:
+        (here, elsewhere), conditions = on_topic(asked, labels), conditions_of(labels)
+        rows = [row for some in (here, elsewhere) for row in rng.sample(some, min(AGAIN_ON, len(some)))]
+        found += [asked.under(row, conditions) for row in rows]
+    return found
 
 
 def peak(ratios: Float[Tensor, " pos"]) -> tuple[float, int]:
