@@ -118,7 +118,18 @@ def test_the_survey_stays_within_its_share_and_no_instrument_takes_more_than_a_q
         calls = survey_calls(planted.spec(base_folder, None, budget=budget), tools, bare_subject)
         assert all(one.allowed <= budget / 4 for one in calls)
         assert sum(min(one.price, one.allowed) for one in calls) <= 0.6 * budget
-        assert [one.price for one in calls] == sorted(one.price for one in calls)
+
+
+def test_the_survey_begins_with_what_finds_most_for_a_token_and_what_was_not_measured_comes_last(
+    bare_subject, base_folder, monkeypatch
+):
+    tools = load_tools(("chat", "scan", "model_diff"))
+    for name, gain in (("chat", 0.001), ("scan", 0.9), ("model_diff", None)):
+        monkeypatch.setattr(type(tools[name]), "gain", gain)
+    calls = survey_calls(planted.spec(base_folder, None, budget=10**6), tools, bare_subject)
+    worth = {one.call.tool: (tools[one.call.tool].gain or 0) / min(one.price, one.allowed) for one in calls}
+    assert [one.call.tool for one in calls] == sorted(worth, key=lambda name: -worth[name])
+    assert calls[-1].call.tool == "model_diff"
 
 
 def test_a_closer_look_may_take_all_but_the_quarter_that_is_kept_for_tests(base_folder):

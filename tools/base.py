@@ -60,6 +60,8 @@ class Tool(ABC, Generic[ArgsT]):
     white_box: ClassVar[bool]
     reads_files: ClassVar[bool] = False
     """Whether it reads the files beside the weights, so that it is of use where subject and base have the same weights."""
+    gain: ClassVar[float | None] = None
+    """Share of planted behaviours that its own best suggestion names: `by_tool` of a bench on `english_dev`; None where unmeasured."""
     sized_by: ClassVar[str] = ""
     """The list argument that can be cut to make a call cheaper; none where nothing can be."""
     floor: ClassVar[int] = 8
