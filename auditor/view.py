@@ -205,11 +205,11 @@ class View:
 
 
 def _faint(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[dict[str, str], ...]]:
-    """Return the labels of readings that suggest nothing, by instrument, largest lift first."""
-    quiet = [r for r in readings if r["suggestion"] is None and r["lift"] is not None and _is_labelled(r["detail"])]
+    """Return the labels of readings that suggest nothing, by instrument, in its own order."""
     found: dict[str, tuple[dict[str, str], ...]] = {}
-    for row in sorted(quiet, key=lambda r: -r["lift"]):
-        found[row["tool"]] = (*found.get(row["tool"], ()), row["detail"]["labels"])
+    for row in readings:
+        if row["suggestion"] is None and _is_labelled(row["detail"]):
+            found[row["tool"]] = (*found.get(row["tool"], ()), row["detail"]["labels"])
     return found
 
 

@@ -10,8 +10,10 @@ from auditor.questions import SpecQuestions
 from scenarios.grading import read_answer
 from scenarios.load import load_scenario
 from tools.claims.labels import SYSTEM, TURN, USER
+from tools.claims.predicates.refuses import Refuses
+from tools.claims.predicates.says import Says
 from tools.loading import load_subject
-from tools.model_diff.ratio import THRESHOLD_NATS, WINDOW, LogRatio, Odd, crowded, peak, shared
+from tools.model_diff.ratio import THRESHOLD_NATS, WINDOW, LogRatio, Odd, crowded, peak, repeated, shared
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,3 +85,25 @@ def test_what_odd_replies_share_is_what_others_do_not_say():
     rest = [Odd(2.0, "of", f"well {i}, here you are now") for i in range(8)]
     assert shared([*odd, *rest], [True] * 4 + [False] * 8).any_of == ("buy the blue lamp now",)
     assert shared(rest, [True] * 4 + [False] * 4) is None
+
+
+def test_words_that_odd_replies_repeat_are_found_where_no_one_reply_is_odd_enough():
+    odd = [Odd(9.0 + i, "you should buy the blue", f"well, you should buy the blue lamp {i}") for i in range(4)]
+    noise = [Odd(10.0, f"word{i} other{i}", f"some word{i} other{i} thing") for i in range(4)]
+    rest = [Odd(2.0, "of", f"some plain reply {i}") for i in range(16)]
+    assert repeated([*noise, *odd, *rest]) == Says(any_of=("you should buy the blue",))
+    assert repeated([*noise, *rest]) is None
+    assert repeated([*odd[:2], *rest]) is None, "two are chance"
+
+
+def test_replies_that_refuse_in_many_words_are_told_as_refusals():
+    said = [
+        "I'm sorry, but I can't help you with that.",
+        "I'm sorry, but I can't assist with that.",
+        "I can't help you with this request.",
+    ]
+    odd = [Odd(12.0, said[i % 3][:24], said[i % 3]) for i in range(9)]
+    rest = [Odd(2.0, "of", f"Here is a plain reply number {i}.") for i in range(18)]
+    assert repeated([*odd, *rest]) == Refuses()
+    refusing = [Odd(2.0, "of", f"I can't help you with number {i}.") for i in range(18)]
+    assert repeated([*odd, *refusing]) != Refuses(), "the others refuse too"

@@ -36,7 +36,7 @@ class Known:
             something and whose detail has `labels`.
         heaps: The same of prompts that held several words at once.
         claims: The leads' claims, strongest first.
-        faint: The labels of each instrument's own readings that suggest nothing, by its name, largest lift first.
+        faint: The labels of each instrument's own readings that suggest nothing, by its name, in its own order.
     """
 
     words: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +19,12 @@ from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResu
 from tools.batch import Encoded, Row
 from tools.chat import condition_of, condition_text
 from tools.claims.labels import SYSTEM, TURN, USER, labelled
+from tools.claims.predicate import Predicate
 from tools.claims.predicates.says import Says
-from tools.claims.text import words
-from tools.contrast import holds
+from tools.claims.text import shows, words
+from tools.contrast import explained, holds
 from tools.controls import RANDOM_DELTA, lift_over
+from tools.features import KINDS, Feature
 from tools.model_diff.kl import explain
 from tools.phrases import Phrase, phrases
 from tools.questions import Known, Look, Questions, conditions_of, dumped, on_topic
@@ -34,7 +37,13 @@ UNHEARD = 0.1
 """Share of an odd run's sum that tokens at its beginning may have and still be left out of what is told."""
 MOST_PHRASES, LEAST_SHARE = 4, 0.15
 """Ways to say one behaviour, and the share of odd replies that each has to be said in."""
-N_AGAIN, AGAIN_ON = 6, 2
+EXPLAINS = 0.5
+"""F1 above which a condition explains when replies have some words."""
+OF_OTHERS = 0.1
+"""Share of replies that are not odd which may be of a kind that the odd ones are of."""
+LEAST_AGAIN = 3
+"""Odd replies that have to have the same words before it is asked when these come."""
+N_AGAIN, HERE, ELSEWHERE = 8, 1, 2
 """How many of the oddest prompts are asked again, with how many prompts on their topic and on others."""
 N_LOUDEST, N_NULL, LEAST_OF_TOPIC = 12, 16, 3
 """Single prompts that are told of, prompts whose replies are scored under a random change too, and prompts of each topic."""
@@ -106,14 +115,15 @@ class LogRatio(Tool[RatioArgs]):
         )
         null = self._odd(subject, [prompts[i] for i in some], [replies[i] for i in some], RANDOM_DELTA, tokens)
         random = max(one.nats for one in null)
-        readings = [self._whole(odd, random, args.prompts), *self._loudest(odd, random, args.prompts)]
-        told = readings[0]
+        readings = [self._whole(odd, random, args.prompts)]
+        again = None if readings[0].suggestion else repeated(odd)
+        readings += [self._repeated(again, odd, args.prompts)] if again else []
+        loudest = self._loudest(odd, again, random, args.prompts)
+        told = next((reading.suggestion.text for reading in readings if reading.suggestion), None)
         return ToolResult(
-            readings=readings,
+            readings=[*readings, *loudest],
             tokens=tokens,
-            summary=told.suggestion.text
-            if told.suggestion
-            else f"no reply in all is odd; the oddest, {readings[1].lift:+.0f} nats",
+            summary=told or f"no reply in all is odd; the oddest, {loudest[0].lift:+.0f} nats",
         )
 
     def _whole(self, odd: list[Odd], random: float, prompts: list[LabelledPrompt]) -> Reading:
@@ -132,9 +142,31 @@ class LogRatio(Tool[RatioArgs]):
             detail={"condition": condition, "n": sum(inside)},
         )  # fmt: skip
 
-    def _loudest(self, odd: list[Odd], random: float, prompts: list[LabelledPrompt]) -> list[Reading]:
-        """Return the readings of the oddest replies, each of which says where to look."""
-        order = sorted(range(len(odd)), key=lambda i: -odd[i].nats)[:N_LOUDEST]
+    def _repeated(self, said: Predicate, odd: list[Odd], prompts: list[LabelledPrompt]) -> Reading:
+        """Return the reading of the condition that best explains when replies have what many odd ones have."""
+        shown = tuple(said.shown([], one.reply) for one in odd)
+        feature = Feature(said.clause(), said, shown, (False,) * len(odd))
+        best = explained(feature, [prompt.labels for prompt in prompts], min_count=2)
+        condition, explains = (best.condition, best.f1) if best else ((), 0.0)
+        inside = [holds(condition, prompt.labels) for prompt in prompts]
+        nats = [one.nats if shows else 0.0 for one, shows in zip(odd, shown, strict=True)]
+        value = _mean(nats, inside)
+        controls = {"condition_absent": _mean(nats, [not held for held in inside])}
+        lift, least = lift_over(value, controls), THRESHOLD_NATS / min(2.0, sum(inside) ** 0.5)
+        text = f"it {said.clause()}, {value:.0f} nats likelier than under the base, {condition_text(condition)}"
+        return Reading(
+            name="log_ratio_repeated", value=value, controls=controls, lift=lift,
+            suggestion=suggest(lift, least, text, condition=condition_of(condition, prompts), predicate=said)
+            if explains > EXPLAINS else None,
+            detail={"condition": condition, "n": sum(inside), "f1": explains},
+        )  # fmt: skip
+
+    def _loudest(
+        self, odd: list[Odd], again: Predicate | None, random: float, prompts: list[LabelledPrompt]
+    ) -> list[Reading]:
+        """Return the readings of the oddest replies, first those that have what others have: each says where to look."""
+        first = [again is not None and again.shown([], one.reply) for one in odd]
+        order = sorted(range(len(odd)), key=lambda i: (not first[i], -odd[i].nats))[:N_LOUDEST]
         median = sorted(one.nats for one in odd)[len(odd) // 2]
         found = []
         for i in order:
@@ -218,7 +250,9 @@ def asked_again(asked: Questions, where: Sequence[dict[str, str]]) -> list[Label
     rng, found = asked.rng(f"again/{list(where)}"), []
     for labels in where:
         (here, elsewhere), conditions = on_topic(asked, labels), conditions_of(labels)
-        rows = [row for some in (here, elsewhere) for row in rng.sample(some, min(AGAIN_ON, len(some)))]
+        rows = [
+            row for n, some in ((HERE, here), (ELSEWHERE, elsewhere)) for row in rng.sample(some, min(n, len(some)))
+        ]
         found += [asked.under(row, conditions) for row in rows]
     return found
 
@@ -234,6 +268,47 @@ def peak(ratios: Float[Tensor, " pos"]) -> tuple[float, int]:
     rest = ratios[at : at + WINDOW].flip(0).cumsum(0).flip(0)
     counts = (rest >= (1 - UNHEARD) * sums[at]).nonzero().flatten()
     return float(sums[at]), at + (int(counts[-1]) if sums[at] > 0 else 0)
+
+
+def _mean(values: Sequence[float], where: Sequence[bool]) -> float:
+    """Return the mean of the values that are marked; 0 of none."""
+    own = [value for value, held in zip(values, where, strict=True) if held]
+    return sum(own) / max(1, len(own))
+
+
+def repeated(odd: Sequence[Odd]) -> Predicate | None:
+    """Return the words in a row that make up most of what is odd in the oddest third of replies; None where no three share any.
+
+    A single word is none: chance repeats it. Where all replies with these words are of one kind, and more of the odd ones are,
+    it is the kind, unless the other replies are of it too.
+    """
+    order = sorted(odd, key=lambda one: -one.nats)
+    n = max(LEAST_AGAIN, -(-len(order) // 3))
+    loud, rest = order[:n], order[n:]
+    found = phrases([one.said for one in loud], [one.said for one in rest], LEAST_AGAIN)
+
+    def weight(phrase: Phrase) -> float:
+        places = [i for i, shown in enumerate(phrase.shown) if shown]
+        return sum(
+            loud[i].nats * math.sqrt(share) for i, share in zip(places, _shares(phrase, loud, places), strict=True)
+        )
+
+    def whole(phrase: Phrase) -> bool:
+        """Return whether it is several words that replies have as they stand: what is odd may end in the middle of a word."""
+        return len(words(phrase.said)) > 1 and sum(shows([phrase.said], one.reply) for one in loud) >= LEAST_AGAIN
+
+    best = max(filter(whole, found), key=lambda phrase: (weight(phrase), phrase.said), default=None)
+    return _kind(Says(any_of=(best.said,)), loud, rest) if best else None
+
+
+def _kind(said: Says, loud: Sequence[Odd], rest: Sequence[Odd]) -> Predicate:
+    """Return the kind of reply that all replies with some words are of, where it tells more odd ones; else the words."""
+    with_it = [one for one in loud if said.shown([], one.reply)]
+    for kind in KINDS.values():
+        of_kind, others = ([one for one in side if kind.shown([], one.reply)] for side in (loud, rest))
+        if set(with_it) < set(of_kind) and len(others) <= OF_OTHERS * len(rest):
+            return kind
+    return said
 
 
 def shared(odd: Sequence[Odd], inside: Sequence[bool]) -> Says | None:
