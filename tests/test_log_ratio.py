@@ -13,7 +13,7 @@ from tools.claims.labels import SYSTEM, TURN, USER
 from tools.claims.predicates.refuses import Refuses
 from tools.claims.predicates.says import Says
 from tools.loading import load_subject
-from tools.model_diff.ratio import THRESHOLD_NATS, WINDOW, LogRatio, Odd, crowded, peak, repeated, shared
+from tools.model_diff.ratio import THRESHOLD_NATS, WINDOW, LogRatio, Odd, asked_again, crowded, peak, repeated, shared
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,3 +107,14 @@ def test_replies_that_refuse_in_many_words_are_told_as_refusals():
     assert repeated([*odd, *rest]) == Refuses()
     refusing = [Odd(2.0, "of", f"I can't help you with number {i}.") for i in range(18)]
     assert repeated([*odd, *refusing]) != Refuses(), "the others refuse too"
+
+
+def test_what_came_together_is_asked_again_apart():
+    asked = SpecQuestions(of("persona")[0])
+    labels = {kind: asked.values(kind)[0] for kind in (USER, TURN)} | {"topic": sorted(asked.topics())[0]}
+    rows = [
+        {kind: value for kind, value in row.labels.items() if kind in (USER, TURN)}
+        for row in asked_again(asked, [labels])
+    ]
+    assert len([row for row in rows if set(row) == {USER, TURN}]) == 2
+    assert [set(row) for row in rows[2:]] == [{USER}, {TURN}]

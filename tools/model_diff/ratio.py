@@ -43,8 +43,8 @@ OF_OTHERS = 0.1
 """Share of replies that are not odd which may be of a kind that the odd ones are of."""
 LEAST_AGAIN = 3
 """Odd replies that have to have the same words before it is asked when these come."""
-N_AGAIN, HERE, ELSEWHERE = 8, 1, 2
-"""How many of the oddest prompts are asked again, with how many prompts on their topic and on others."""
+N_AGAIN = 8
+"""How many of the oddest prompts are asked again, with other questions."""
 N_LOUDEST, N_NULL, LEAST_OF_TOPIC = 12, 16, 3
 """Single prompts that are told of, prompts whose replies are scored under a random change too, and prompts of each topic."""
 
@@ -246,14 +246,13 @@ def log_p(logits: Float[Tensor, "batch n d_vocab"], ids: Int[Tensor, "batch n"])
 
 
 def asked_again(asked: Questions, where: Sequence[dict[str, str]]) -> list[LabelledPrompt]:
-    """Return prompts under each set of conditions, on its own topic and on others."""
+    """Return prompts under each set of conditions on its own topic and another, and under each of them alone on others."""
     rng, found = asked.rng(f"again/{list(where)}"), []
     for labels in where:
         (here, elsewhere), conditions = on_topic(asked, labels), conditions_of(labels)
-        rows = [
-            row for n, some in ((HERE, here), (ELSEWHERE, elsewhere)) for row in rng.sample(some, min(n, len(some)))
-        ]
-        found += [asked.under(row, conditions) for row in rows]
+        alone = [[one] for one in conditions]
+        for rows, put in ((here, conditions), *((elsewhere or here, some) for some in (conditions, *alone))):
+            found.append(asked.under(rng.choice(rows), put))
     return found
 
 
