@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from auditor import execute, foresight, prompts, story, trials
 from auditor.errors import BudgetError, LedgerError
 from auditor.execute import Desk
+from auditor.foresight import SurveyCall
 from auditor.outlook import Outlook, outlook
 from auditor.planners import Planner
-from auditor.planners.embedded import EmbeddedPlanner
+from auditor.planners.embedded import EmbeddedPlanner, closer_looks
+from auditor.questions import SpecQuestions
 from auditor.steps import STEP, CallTool, Conclude, RegisterHypothesis, RunTest, Step, brought_up, dressed
 from auditor.view import HypothesisView, View
 from tools.changes import rounding
@@ -119,12 +122,32 @@ def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
     for i, one in enumerate(calls):
         if planner.interrupts and _interrupted(desk.view()):
             return
-        done = execute.is_done(desk, one.call)
-        execute.call_tool(desk, one.call, -1, one.allowed)
-        if not done:
-            progress.say(story.of_call(desk, one.call), outlook(desk, calls[i + 1 :]))
+        _look(desk, one, calls[i + 1 :], progress)
+        for again in _again(desk, one):
+            _look(desk, again, calls[i + 1 :], progress)
     failed = [row for row in desk.ledger.rows("tool_calls", desk.audit_id, state="failed") if row["step"] == -1]
     desk.event("survey_done", {"calls": len(calls), "failed": len(failed)}, key="survey")
+
+
+def _look(desk: Desk, one: SurveyCall, to_come: Sequence[SurveyCall], progress: Progress) -> None:
+    """Take one look of the survey, for no more than the survey has left, and say what came of it."""
+    if execute.is_done(desk, one.call):
+        return
+    settled = [row for row in desk.ledger.rows("tool_calls", desk.audit_id, state="settled") if row["step"] == -1]
+    spent = sum(sum(row["result"]["tokens"].values()) for row in settled)
+    left = int(desk.spec.budget * foresight.MOST_OF_SURVEY) - spent
+    execute.call_tool(desk, one.call, -1, max(0, min(one.allowed, left)))
+    progress.say(story.of_call(desk, one.call), outlook(desk, to_come))
+
+
+def _again(desk: Desk, one: SurveyCall) -> list[SurveyCall]:
+    """Return the looks by which an instrument asks again where its survey was unsure: for a quarter of the budget at most."""
+    view = desk.view()
+    if _interrupted(view) or one.call.tool not in view.tools:
+        return []
+    looks = closer_looks(view, one.call.tool, SpecQuestions(desk.spec))
+    calls = [CallTool(tool=one.call.tool, arguments=look.arguments) for look in looks if look.stage == "again"]
+    return [SurveyCall(call, 0, int(desk.spec.budget * foresight.MOST_OF_ONE)) for call in calls]
 
 
 def survey_goes_on(desk: Desk, planner: Planner) -> bool:

@@ -12,8 +12,9 @@ from tools.claims.condition import Condition
 from tools.claims.labels import KINDS, TOPIC, labelled
 from tools.prompt import LabelledPrompt
 
-Stage = Literal["search", "look", "check"]
-"""What a closer look is for: to find where the subject parts from the base, what it does there, whether a lead holds."""
+Stage = Literal["again", "search", "look", "check"]
+"""What a closer look is for: to ask again where a survey was unsure, which comes with the survey; to find where the subject parts
+from the base, what it does there, whether a lead holds."""
 SEVERAL = "words"
 """The label of a prompt into which several words were dropped at once, separated by spaces."""
 

@@ -13,6 +13,7 @@ from tools.questions import Look, Stage
 
 MAX_HYPOTHESES = 8
 WHY: dict[str, str] = {
+    "again": "whether what was faint comes again",
     "search": "where else the subject may part from its base",
     "look": "what it does where it parted from its base",
     "check": "whether the best leads hold",
@@ -89,7 +90,7 @@ class EmbeddedPlanner:
             self._asked = SpecQuestions(view.spec)
         found: list[tuple[int, CallTool]] = []
         for name in view.tools:
-            for look in self._follow_up(view, name, self._asked):
+            for look in closer_looks(view, name, self._asked):
                 found.append((get_args(Stage).index(look.stage), CallTool(tool=name, arguments=look.arguments)))
         if not found:
             return None
@@ -97,13 +98,12 @@ class EmbeddedPlanner:
         self.why = f"{call.tool} looks closer: {WHY[get_args(Stage)[stage]]}"
         return call
 
-    def _follow_up(self, view: View, name: str, asked: SpecQuestions) -> list[Look]:
-        """Return the looks that one instrument would still take; none of one that fails to say."""
-        done = [call["arguments"] for call in view.calls if call["tool"] == name]
-        try:
-            return [
-                look for look in view.tools[name].follow_up(asked, view.known(), done) if look.arguments not in done
-            ]
-        except Exception as error:  # a third party's instrument may fail in any way, and the others go on
-            log.warning("%s can't say how it follows up: %s: %s", name, type(error).__name__, error)
-            return []
+
+def closer_looks(view: View, name: str, asked: SpecQuestions) -> list[Look]:
+    """Return the looks that one instrument would still take; none of one that fails to say."""
+    done = [call["arguments"] for call in view.calls if call["tool"] == name]
+    try:
+        return [look for look in view.tools[name].follow_up(asked, view.known(), done) if look.arguments not in done]
+    except Exception as error:  # a third party's instrument may fail in any way, and the others go on
+        log.warning("%s can't say how it follows up: %s: %s", name, type(error).__name__, error)
+        return []

@@ -92,7 +92,7 @@ class LogRatio(Tool[RatioArgs]):
         faint = known.faint.get(self.name, ())[:N_AGAIN]
         if faint and not known.where and len(done) == 1:
             again = {"prompts": dumped(asked_again(asked, faint)), "max_new_tokens": done[0]["max_new_tokens"]}
-            yield Look("search", again)
+            yield Look("again", again)
 
     def cost(self, subject: Subject, args: RatioArgs) -> Tokens:
         """Return an upper bound on forward tokens: replies at full length, sampled and scored by the subject, scored by the base."""
