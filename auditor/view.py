@@ -205,10 +205,10 @@ class View:
 
 
 def _faint(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[dict[str, str], ...]]:
-    """Return the labels of readings that suggest nothing, by instrument, in its own order."""
+    """Return the labels of readings above their controls that suggest nothing, by instrument, in its own order."""
     found: dict[str, tuple[dict[str, str], ...]] = {}
     for row in readings:
-        if row["suggestion"] is None and _is_labelled(row["detail"]):
+        if row["suggestion"] is None and (row["lift"] or 0) > 0 and _is_labelled(row["detail"]):
             found[row["tool"]] = (*found.get(row["tool"], ()), row["detail"]["labels"])
     return found
 

@@ -37,7 +37,7 @@ class Known:
             something and whose detail has `labels`.
         heaps: The same of prompts that held several words at once.
         claims: The leads' claims, strongest first.
-        faint: The labels of each instrument's own readings that suggest nothing, by its name, in its own order.
+        faint: The labels of each instrument's readings above their controls that suggest nothing, by its name, in its own order.
     """
 
     words: tuple[str, ...] = ()
