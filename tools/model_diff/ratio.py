@@ -288,9 +288,8 @@ def repeated(odd: Sequence[Odd]) -> Predicate | None:
 
     def weight(phrase: Phrase) -> float:
         places = [i for i, shown in enumerate(phrase.shown) if shown]
-        return sum(
-            loud[i].nats * math.sqrt(share) for i, share in zip(places, _shares(phrase, loud, places), strict=True)
-        )
+        own = _weights(phrase, loud, places)
+        return sum(math.sqrt(max(0.0, loud[i].nats) * nats) for i, nats in zip(places, own, strict=True))
 
     def whole(phrase: Phrase) -> bool:
         """Return whether it is several words that replies have as they stand: what is odd may end in the middle of a word."""
@@ -321,10 +320,10 @@ def shared(odd: Sequence[Odd], inside: Sequence[bool]) -> Says | None:
     found = phrases([one.reply for one in ours], others, 2)
     left, said, first = set(range(len(ours))), list[str](), 0.0
     while len(said) < MOST_PHRASES and found:
-        best = max(found, key=lambda phrase: (sum(_shares(phrase, ours, left)), phrase.said))
-        shares = _shares(best, ours, left)
-        mean = sum(shares) / max(1, len(shares))
-        if len(shares) < max(2, LEAST_SHARE * len(ours)) or mean <= first / 2:
+        best = max(found, key=lambda phrase: (sum(_weights(phrase, ours, left)), phrase.said))
+        nats = _weights(best, ours, left)
+        mean = sum(nats) / max(1, len(nats))
+        if len(nats) < max(2, LEAST_SHARE * len(ours)) or mean <= first / 2:
             break
         said.append(best.said)
         first = first or mean
@@ -332,13 +331,13 @@ def shared(odd: Sequence[Odd], inside: Sequence[bool]) -> Says | None:
     return Says(any_of=tuple(said)) if said and 2 * len(left) <= len(ours) else None
 
 
-def _shares(phrase: Phrase, odd: Sequence[Odd], of: Iterable[int]) -> list[float]:
-    """Return for each of some replies that say a phrase what share of its odd words the phrase makes up."""
+def _weights(phrase: Phrase, odd: Sequence[Odd], of: Iterable[int]) -> list[float]:
+    """Return for each of some replies that say a phrase how much of its nats the phrase's words make up."""
     own, found = set(words(phrase.said)), []
     for i in of:
         if phrase.shown[i]:
             heard = words(odd[i].said)
-            found.append(sum(word in own for word in heard) / max(1, len(heard)))
+            found.append(max(0.0, odd[i].nats) * sum(word in own for word in heard) / max(1, len(heard)))
     return found
 
 
