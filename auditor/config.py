@@ -25,6 +25,7 @@ HOTTEST = 2.0
 DEFAULT_TOOLS = (
     "own_files",
     "chat",
+    "log_ratio",
     "model_diff",
     "scan",
     "word_shift",

@@ -13,7 +13,9 @@ from tools.claims.labels import SYSTEM, TURN, USER
 from tools.claims.predicates.refuses import Refuses
 from tools.claims.predicates.says import Says
 from tools.loading import load_subject
-from tools.model_diff.ratio import THRESHOLD_NATS, WINDOW, LogRatio, Odd, asked_again, crowded, peak, repeated, shared
+from tools.model_diff.crowd import asked_again, crowded
+from tools.model_diff.odd import WINDOW, Odd, peak, repeated, shared
+from tools.model_diff.ratio import THRESHOLD_NATS, LogRatio
 
 
 @pytest.fixture(scope="module", autouse=True)
