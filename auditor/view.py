@@ -136,7 +136,7 @@ class View:
             where=tuple(diverse([one for one in labels if SEVERAL not in one])),
             heaps=tuple(one for one in labels if SEVERAL in one),
             claims=tuple(lead.claim for lead in self.leads),
-            faint=_faint(self.readings),
+            seen=_seen(self.readings),
         )
 
     def near_misses(self) -> list[HypothesisView]:
@@ -204,11 +204,11 @@ class View:
         return [lead for lead in self.open_leads() if lead in best]
 
 
-def _faint(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[dict[str, str], ...]]:
-    """Return the labels of readings above their controls that suggest nothing, by instrument, in its own order."""
+def _seen(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[dict[str, str], ...]]:
+    """Return the labels of readings above their controls, by instrument, in its own order."""
     found: dict[str, tuple[dict[str, str], ...]] = {}
     for row in readings:
-        if row["suggestion"] is None and (row["lift"] or 0) > 0 and _is_labelled(row["detail"]):
+        if (row["lift"] or 0) > 0 and _is_labelled(row["detail"]):
             found[row["tool"]] = (*found.get(row["tool"], ()), row["detail"]["labels"])
     return found
 

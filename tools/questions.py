@@ -37,14 +37,14 @@ class Known:
             something and whose detail has `labels`.
         heaps: The same of prompts that held several words at once.
         claims: The leads' claims, strongest first.
-        faint: The labels of each instrument's readings above their controls that suggest nothing, by its name, in its own order.
+        seen: The labels of each instrument's readings above their controls, by its name, in its own order.
     """
 
     words: tuple[str, ...] = ()
     where: tuple[dict[str, str], ...] = ()
     heaps: tuple[dict[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
-    faint: Mapping[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
+    seen: Mapping[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
 
 
 @runtime_checkable

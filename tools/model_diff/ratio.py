@@ -26,7 +26,8 @@ from tools.model_diff.odd import WINDOW, Odd, peak, repeated, shared
 from tools.questions import Known, Look, Questions, dumped
 from tools.subject import Subject
 
-THRESHOLD_NATS = 12.0
+THRESHOLD_NATS, SURE_NATS = 12.0, 24.0
+"""Lift from which on something is suggested, and from which on it is not asked what else odd replies have in common."""
 EXPLAINS = 0.5
 """F1 above which a condition explains when replies have some words."""
 N_AGAIN = 8
@@ -66,10 +67,10 @@ class LogRatio(Tool[RatioArgs]):
         return {"prompts": dumped(crowded(asked)), "max_new_tokens": max(1, asked.max_new_tokens * 3 // 4)}
 
     def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
-        """Yield the call that asks again where replies were oddest, where none was odd enough to say so of one reply."""
-        faint = known.faint.get(self.name, ())[:N_AGAIN]
-        if faint and not known.where and len(done) == 1:
-            again = {"prompts": dumped(asked_again(asked, faint)), "max_new_tokens": done[0]["max_new_tokens"]}
+        """Yield the call that asks again where replies were oddest; an audit that is sure of something has no need of it."""
+        seen = known.seen.get(self.name, ())[:N_AGAIN]
+        if seen and len(done) == 1:
+            again = {"prompts": dumped(asked_again(asked, seen)), "max_new_tokens": done[0]["max_new_tokens"]}
             yield Look("again", again)
 
     def cost(self, subject: Subject, args: RatioArgs) -> Tokens:
@@ -94,7 +95,7 @@ class LogRatio(Tool[RatioArgs]):
         null = self._odd(subject, [prompts[i] for i in some], [replies[i] for i in some], RANDOM_DELTA, tokens)
         random = max(one.nats for one in null)
         readings = [self._whole(odd, random, args.prompts)]
-        again = None if readings[0].suggestion else repeated(odd)
+        again = repeated(odd) if (readings[0].lift or 0) < SURE_NATS else None
         readings += [self._repeated(again, odd, args.prompts)] if again else []
         loudest = self._loudest(odd, again, random, args.prompts)
         told = next((reading.suggestion.text for reading in readings if reading.suggestion), None)
