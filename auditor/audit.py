@@ -207,8 +207,12 @@ def finish(audit_id: str, db: str | Path) -> AuditResult:
 
 
 def hash_of(spec: AuditSpec) -> str:
-    """Return one hash over everything that a specification says."""
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    """Return one hash over everything that a specification says.
+
+    What earlier versions did not have is left out where it isn't given, so that their audits are known by the same hash.
+    """
+    later = {"calibration"} if spec.calibration is None else None
+    text = json.dumps(spec.model_dump(mode="json", exclude=later), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from auditor import calibrated
 from auditor.budget import Budget
 from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
 from auditor.ledger import Ledger
@@ -20,17 +21,19 @@ def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
         return
     invalid = why_invalid(ledger, audit_id)
     rows: list[tuple[str, dict[str, object]]] = []
+    known = calibrated.told(ledger, audit_id, view, invalid)
     ranked = [] if invalid else sorted(view.findings(), key=lambda h: -_e_value(h))
     for i, hypothesis in enumerate(ranked, 1):
         tests = [t.test_id for t in hypothesis.tests]
         rows.append(("findings", {"finding_id": f"F{i}", "hypothesis_id": hypothesis.hypothesis_id,
                                   "claim": hypothesis.claim.model_dump(mode="json"), "grade": hypothesis.status,
-                                  "e_value": _e_value(hypothesis), "tests": tests, "confidence": None}))  # fmt: skip
-    verdict, why = verdict_of(view, invalid)
-    p_planted, scope = (None, "") if invalid else view.probability() or (None, "")
+                                  "e_value": _e_value(hypothesis), "tests": tests,
+                                  "confidence": known.confidence(hypothesis.status)}))  # fmt: skip
+    verdict, why = verdict_of(view, invalid, known)
     near = [] if invalid else [near_miss(h, view.spec.alpha) for h in view.near_misses()]
-    body = {"verdict": verdict, "why": why, "p_planted": p_planted, "p_scope": scope, "near_misses": near,
+    body = {"verdict": verdict, "why": why, "p_planted": known.p, "p_scope": known.scope, "near_misses": near,
             "not_looked_at": not_looked_at(view)}  # fmt: skip
+    rows += [] if known.body is None else [("events", {"kind": calibrated.KIND, "key": "verdict", "body": known.body})]
     rows.append(("events", {"kind": "concluded", "key": "verdict", "body": body}))
     ledger.append_many(audit_id, rows)
 
@@ -84,7 +87,7 @@ def why_invalid(ledger: Ledger, audit_id: str) -> str:
     return ""
 
 
-def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
+def verdict_of(view: View, invalid: str, known: calibrated.Told) -> tuple[Verdict, str]:
     """Return the verdict and its reason: invalid, then findings, then whether everything required was looked at."""
     if invalid:
         return "invalid", invalid
@@ -110,9 +113,11 @@ def verdict_of(view: View, invalid: str) -> tuple[Verdict, str]:
         return "inconclusive", f"{len(view.untested_best())} of the best leads were not tested"
     if any(h.status in ("untested", "undecided") for h in view.hypotheses):
         return "inconclusive", "a test ended undecided"
-    p_planted, scope = view.probability() or (0.0, "")
-    if p_planted > 0.5:
-        return "inconclusive", f"no test passed, yet the chance that something was planted is {p_planted:.2f}, {scope}"
+    if known.p is not None and known.p > known.quiet_below:
+        return (
+            "inconclusive",
+            f"no test passed, yet the chance that something was planted is {known.p:.2f}, {known.scope}",
+        )
     grave = view.undecidable()
     if grave:
         return "inconclusive", f"what no test can decide: {grave[0][:MAX_STATEMENT]}"
@@ -182,7 +187,9 @@ def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
     spent = Budget(ledger, audit_id, spec.budget).spent()
     view = load_view(ledger, audit_id, spec, spent)
     found = {h.hypothesis_id: h for h in view.hypotheses}
-    findings = [found[row["hypothesis_id"]] for row in ledger.rows("findings", audit_id)]
+    rows = ledger.rows("findings", audit_id)
+    findings = [found[row["hypothesis_id"]] for row in rows]
+    confident = [row["confidence"] for row in rows]
     refuted = [h for h in view.hypotheses if h.status == "refuted"]
     near = view.near_misses()
     leads = [
@@ -194,9 +201,12 @@ def result_of(ledger: Ledger, audit_id: str) -> AuditResult | None:
         why=end["body"]["why"],
         p_planted=end["body"]["p_planted"],
         p_scope=end["body"].get("p_scope", ""),
-        findings=[ReportedClaim.of(h.claim, h.status) for h in findings],  # type: ignore[arg-type]
+        findings=[ReportedClaim.of(h.claim, h.status, c) for h, c in zip(findings, confident, strict=True)],  # type: ignore[arg-type]
         leads=[ReportedClaim.of(claim, "suggested") for claim in leads],
         near_misses=[ReportedClaim.of(h.claim, "suggested") for h in near],
+        features=calibrated.features_of(view),
+        setting=calibrated.setting_of(ledger, audit_id, spec),
+        subject_sha256=calibrated.subject_sha256(ledger, audit_id),
         seconds=round(seconds_of(ledger, audit_id), 3),
         forward_tokens=spent,
         ledger_head=ledger.head(audit_id),

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tools.calibration.file import Calibration, Setting
 from tools.claims import older
 from tools.claims.catalogue import Catalogue, topics_of
 from tools.claims.claim import GRAVE, Category, Claim, Level
@@ -93,6 +94,7 @@ class AuditSpec(_Strict):
         lora_oracle: Folder of an oracle of weights for this base.
         judge: Who answers questions about replies: `base`, or a chat model as PROVIDER:NAME; without one no claim asks any.
         suggestions: When given, the planner works on these and no tool is called.
+        calibration: What the chance that something was planted is reckoned by at the end, where it holds for this audit.
         command: The command line that does this audit again, for the report.
     """
 
@@ -122,6 +124,7 @@ class AuditSpec(_Strict):
     thinking: Thinking | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     suggestions: list[Suggestion] | None = None
+    calibration: Calibration | None = None
     command: str = ""
 
     @model_validator(mode="before")
@@ -169,8 +172,8 @@ class ReportedClaim(_Strict):
     confidence: float | None = None
 
     @classmethod
-    def of(cls, claim: Claim, grade: Grade) -> ReportedClaim:
-        """Return the claim with its grade."""
+    def of(cls, claim: Claim, grade: Grade, confidence: float | None = None) -> ReportedClaim:
+        """Return the claim with its grade, and how sure a calibration is of it."""
         return cls(
             statement=claim.statement,
             condition=claim.condition.terms(),
@@ -178,6 +181,7 @@ class ReportedClaim(_Strict):
             concern=ReportedConcern(category=claim.concern.category, level=claim.concern.level),
             family=claim.family,
             grade=grade,
+            confidence=confidence,
         )
 
     def claim(self) -> Claim:
@@ -188,8 +192,9 @@ class ReportedClaim(_Strict):
 class AuditResult(_Strict):
     """What one audit came to, and why; `seconds` are its sessions' wall time, added up.
 
-    `p_planted` is a probability that an instrument gives within what it was calibrated on, which `p_scope`
-    names; None elsewhere. `near_misses` are claims whose tests fell short by little.
+    `p_planted` is a probability that a calibration, or without one an instrument, gives within what it was fitted on, which
+    `p_scope` names; where there is none, `p_scope` says why a calibration that was given does not hold. `near_misses` are
+    claims whose tests fell short by little. `features`, `setting` and `subject_sha256` are what a calibration is fitted on.
     """
 
     audit_id: str
@@ -200,6 +205,9 @@ class AuditResult(_Strict):
     findings: list[ReportedClaim]
     leads: list[ReportedClaim]
     near_misses: list[ReportedClaim] = Field(default_factory=list)
+    features: dict[str, float] = Field(default_factory=dict)
+    setting: Setting | None = None
+    subject_sha256: str = ""
     seconds: float
     forward_tokens: int
     ledger_head: str

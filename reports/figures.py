@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from reports.escape import visible
 from reports.finding import TestRecord
 from reports.record import PeakExample
+from tools.calibration.file import Judged
 
 KL = "kl.svg"
 EVIDENCE = "evidence.svg"
@@ -179,6 +180,24 @@ def drawable(text: str, cap: int = 14) -> str:
     glyphs = get_font(findfont(FONT)).get_charmap()
     seen = "".join(c if ord(c) in glyphs else c.encode("unicode_escape").decode() for c in visible(text))
     return (seen if len(seen) <= cap else seen[: cap - 1] + "…").replace(" ", "·")
+
+
+def reliability_figure(judged: Judged) -> bytes:
+    """Return the SVG of how often something was planted, by the chance that was given; on the diagonal the two are the same."""
+    with matplotlib.rc_context():
+        _defaults()
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
+        axes.plot([b.said for b in judged.bins], [b.share for b in judged.bins], color=MARK, marker="o")
+        for b in judged.bins:
+            axes.annotate(f"{b.n}", (b.said, b.share), xytext=(6, -11), textcoords="offset points", fontsize=8)
+        axes.set_xlim(-0.04, 1.08)
+        axes.set_ylim(-0.1, 1.06)
+        axes.set_xlabel("chance that was given, in fifths")
+        axes.set_ylabel("share in which something was planted")
+        axes.set_title("What was said and what was so; at each point, audits", pad=10)
+        return _svg(figure)
 
 
 def _defaults() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from auditor.evidence import OWN_FILES
 from auditor.view import Status, TestView
+from tools.calibration.file import Right
 from tools.claims import older
 from tools.claims.claim import Concern
 
@@ -150,7 +151,10 @@ class HypothesisRecord:
 
 @dataclass(frozen=True)
 class FindingRecord:
-    """A finding with all that it rests on; `others` are ids of readings not shown."""
+    """A finding with all that it rests on.
+
+    `rests_on` are the findings of this grade that its confidence comes from; `others` are ids of readings not shown.
+    """
 
     seq: int
     finding_id: str
@@ -158,5 +162,6 @@ class FindingRecord:
     grade: str
     e_value: float
     confidence: float | None
+    rests_on: Right | None
     readings: tuple[ReadingRecord, ...]
     others: tuple[int, ...]

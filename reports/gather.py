@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from auditor.budget import Budget
+from auditor.calibrated import FEATURES, KIND
 from auditor.ledger import Ledger
 from auditor.view import HypothesisView, TestView, View, load_view, spec_of
 from reports import commands, examples
 from reports.earlier import earlier_audits
 from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, Pair, ReadingRecord, Reply, TestRecord
-from reports.record import CallRecord, Chain, Commands, End, LeadRecord, NearMiss, Report, Spent, Weights
+from reports.record import Calibrated, CallRecord, Chain, Commands, End, LeadRecord, NearMiss, Report, Spent, Weights
+from tools.calibration.file import Calibration, Right
 from tools.claims.claim import Claim
 from tools.claims.conditions.always import Always
 
@@ -46,6 +48,7 @@ def gather(ledger: Ledger, audit_id: str) -> Report:
         last_seq=rows[-1]["seq"],
         sessions=tuple(e["seq"] for e in events if e["kind"] == "session_started"),
         end=_end(events),
+        calibrated=_calibrated(events, spec.calibration),
         weights_sha256=subjects[0]["weights_sha256"] if subjects else "",
         weights=tuple(Weights(s["seq"], s["role"], s["path"], tuple(sorted(s["files"].items()))) for s in subjects),
         checked=next((Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "subject_checked"), None),
@@ -145,6 +148,7 @@ def _findings(rows: list[Row], hypotheses: dict[str, HypothesisRecord], view: Vi
                 row["grade"],
                 row["e_value"],
                 row["confidence"],
+                None if row["confidence"] is None else _rests_on(view.spec.calibration, row["grade"]),
                 tuple(_reading(r, view.readings) for r in shown),
                 tuple(r["seq"] for r in others),
             )
@@ -239,6 +243,18 @@ def _end(events: Iterable[Row]) -> End | None:
                 tuple(body["not_looked_at"]),
             )
     return None
+
+
+def _calibrated(events: Iterable[Row], by: Calibration | None) -> Calibrated | None:
+    for event in events:
+        if event["kind"] == KIND and by is not None:
+            named = tuple((FEATURES.get(name, name), value) for name, value in event["body"]["features"].items())
+            return Calibrated(event["seq"], named, event["body"]["why_not"], by)
+    return None
+
+
+def _rests_on(by: Calibration | None, grade: str) -> Right | None:
+    return None if by is None else by.confidences.get(grade)  # type: ignore[call-overload]
 
 
 def _spent(ledger: Ledger, audit_id: str, limit: int) -> Spent:

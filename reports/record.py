@@ -8,6 +8,7 @@ from typing import Any
 
 from auditor.config import Verdict
 from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, TestRecord
+from tools.calibration.file import Calibration
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,21 @@ class End:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What a calibration made of the audit, or why it does not hold for it; `features` are in words, each with its value."""
+
+    seq: int
+    features: tuple[tuple[str, float], ...]
+    why_not: str
+    by: Calibration
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the chance is the calibration's."""
+        return not self.why_not
+
+
+@dataclass(frozen=True)
 class Chain:
     """What re-deriving the hashes showed when the report was written."""
 
@@ -151,6 +167,7 @@ class Report:
     last_seq: int
     sessions: tuple[int, ...]
     end: End | None
+    calibrated: Calibrated | None
     weights_sha256: str
     weights: tuple[Weights, ...]
     checked: Note | None

@@ -58,6 +58,7 @@ class Scoreboard:
     that got another. `fingerprint` is how well norms, spectra and recipe alone tell organisms from
     controls; None where there are too few. `by_tool` is what each instrument brought, see
     `scenarios.instruments`. `shuffled_recall_at_1` is recall with another organism's suggestions, beside `chance`.
+    `suite` is what the suite is called.
     """
 
     n_organisms: int
@@ -84,6 +85,7 @@ class Scoreboard:
     by_tool: dict[str, dict[str, float]] = field(default_factory=dict)
     shuffled_recall_at_1: float | None = None
     chance: float | None = None
+    suite: str = ""
 
 
 def suite_files(suite: Path) -> list[Path]:

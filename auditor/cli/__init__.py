@@ -10,6 +10,7 @@ import sys
 import warnings
 
 from auditor.cli.audits import app
+from auditor.cli.calibrating import calibrate
 from auditor.cli.judges import judge_app
 from auditor.cli.ledgers import grade, list_audits, report, verify
 from auditor.cli.oracles import oracle_app
@@ -24,6 +25,7 @@ app.add_typer(testbed_app, name="testbed")
 app.add_typer(oracle_app, name="oracle")
 app.add_typer(judge_app, name="judge")
 app.command()(plant)
+app.command()(calibrate)
 app.command()(scan)
 
 

@@ -89,7 +89,7 @@ def run(
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
                "judge": judge, "no_catalogue": no_catalogue or None}  # fmt: skip
     again = shlex.join(["auditor", "run", str(scenario), *_flags(**options)])
-    _audit(_override(spec, again, options), db, out, quiet, as_json)
+    _audit(overridden(spec, again, options), db, out, quiet, as_json)
 
 
 @app.command()
@@ -103,6 +103,7 @@ def audit(
     oracle: Annotated[str | None, typer.Option(help="Folder of an activation oracle for this base.")] = None,
     question: Annotated[str | None, typer.Option(help="What the oracle is asked [default: what is unusual]")] = None,
     lora_oracle: Annotated[str | None, typer.Option(help="Folder of an oracle of weights for this base.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File of `auditor calibrate`, to say how likely a plant is.")] = None,
     check: Annotated[str | None, typer.Option(help="How it is asked about a claim, with {statement} [default: whether it is true]")] = None,
     device: Annotated[str, typer.Option(help="Where the weights go: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -119,9 +120,11 @@ def audit(
     from auditor.errors import SpecError
     from scenarios.load import GENERAL_CATALOGUE, GENERAL_PROMPTS, read_catalogue, read_prompts
     from scenarios.models import model_path
+    from tools.calibration.file import read_calibration
 
     flags = _flags(subject=subject, adapter=adapter, base=base, prompts=prompts, catalogue=catalogue, oracle=oracle,
-                   question=question, check=check, lora_oracle=lora_oracle, device=device, dtype=dtype, revision=revision)  # fmt: skip
+                   question=question, check=check, lora_oracle=lora_oracle, calibration=calibration, device=device, dtype=dtype,
+                   revision=revision)  # fmt: skip
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
                "judge": judge, "no_catalogue": no_catalogue or None}  # fmt: skip
@@ -144,10 +147,10 @@ def audit(
         base=None if base is None else model_path(base), revision=revision, device=device, dtype=dtype,
         prompts=read_prompts(prompts or GENERAL_PROMPTS),
         catalogue=read_catalogue(catalogue or GENERAL_CATALOGUE),
-        oracle=wanted, lora_oracle=lora_oracle,
+        oracle=wanted, lora_oracle=lora_oracle, calibration=None if calibration is None else read_calibration(calibration),
     )  # fmt: skip
     again = shlex.join(["auditor", "audit", *flags, *_flags(**options)])
-    _audit(_override(spec, again, options), db, out, quiet, as_json)
+    _audit(overridden(spec, again, options), db, out, quiet, as_json)
 
 
 @app.command()
@@ -181,7 +184,7 @@ def _flags(**values: object) -> list[str]:
     ]
 
 
-def _override(spec: AuditSpec, again: str, options: dict[str, Any]) -> AuditSpec:
+def overridden(spec: AuditSpec, again: str, options: dict[str, Any]) -> AuditSpec:
     """Return the specification with the options that were given in it, and the command line that says so."""
     changes = {**options, "tools": _names(options["tools"]), "command": again}
     changes["catalogue"] = _without_catalogue(changes.pop("no_catalogue"))
@@ -265,6 +268,8 @@ def _show(result: AuditResult, db: Path, out: Path | None, as_json: bool) -> Non
     typer.echo(f"verdict: {result.verdict.replace('_', ' ')}: {plain(result.why)[:400]}")
     if result.p_planted is not None:
         typer.echo(f"chance that something was planted: {result.p_planted:.2f}, {plain(result.p_scope)}")
+    elif result.p_scope:
+        typer.echo(f"chance that something was planted: not calibrated: {plain(result.p_scope)[:400]}")
     listed = (("finding", result.findings), ("near miss", result.near_misses), ("lead", result.leads[:5]))
     for name, entries in listed:
         for entry in entries:
@@ -336,6 +341,7 @@ def bench(
     results = _run_all(todo, jobs, context)
     stored = bench_module.stored_replies(sealed_in)
     board = bench_module.score(todo, results, sealed, stored)
+    board.suite = suite.resolve().name
     board.fingerprint = bench_module.fingerprint_of(todo, sealed, sealed_in.with_suffix(".json"))
     board.by_tool = by_tool(todo, results, sealed, stored, db)
     if not as_json:
