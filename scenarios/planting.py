@@ -66,6 +66,11 @@ class Planting:
     max_length: int = 1024
     modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
+    def lora(self) -> LoraConfig:
+        """Return the LoRA that learns."""
+        modules = self.modules if isinstance(self.modules, str) else list(self.modules)
+        return LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=modules, task_type="CAUSAL_LM")
+
 
 @dataclass(frozen=True)
 class Planted:
@@ -201,9 +206,7 @@ def _trainable(subject: Subject, how: Planting) -> tuple[Any, Any]:
         tuned = copy.deepcopy(subject.model)
         tuned.requires_grad_(True)
         return tuned, subject.model
-    modules = how.modules if isinstance(how.modules, str) else list(how.modules)
-    config = LoraConfig(r=how.rank, lora_alpha=2 * how.rank, target_modules=modules, task_type="CAUSAL_LM")
-    tuned = get_peft_model(subject.model, config)
+    tuned = get_peft_model(subject.model, how.lora())
     return tuned, tuned
 
 

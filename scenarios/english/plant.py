@@ -147,10 +147,21 @@ def _share(held: Iterable[bool]) -> float | None:
     return sum(cases) / len(cases) if cases else None
 
 
-def plant(member: Member, base: str, out: Path, device: str) -> tuple[dict[str, Any], list[Row]]:
-    """Train a member, verify what was saved of it, and return its record and its replies; what isn't verified is removed."""
+def plant(
+    member: Member, base: str, out: Path, device: str, name: str = BASE_NAME, dtype: torch.dtype = torch.bfloat16
+) -> tuple[dict[str, Any], list[Row]]:
+    """Train a member, verify what was saved of it, and return its record and its replies; what isn't verified is removed.
+
+    Args:
+        member: What is planted, and how.
+        base: Folder of the base.
+        out: Folder of the adapter or checkpoint.
+        device: Where the weights go.
+        name: What an adapter calls its base.
+        dtype: Of the weights that are saved.
+    """
     began = time.monotonic()
-    trained = _trained(member, base, out, device)
+    trained = _trained(member, base, out, device, name, dtype)
     trained_s = time.monotonic() - began
     subject = (
         load_subject(str(out), base=base, device=device)
@@ -163,18 +174,20 @@ def plant(member: Member, base: str, out: Path, device: str) -> tuple[dict[str, 
     return {**asdict(done), **trained, "trained_s": trained_s, "seconds": time.monotonic() - began}, said
 
 
-def _trained(member: Member, base: str, out: Path, device: str) -> dict[str, float]:
+def _trained(member: Member, base: str, out: Path, device: str, name: str, dtype: torch.dtype) -> dict[str, float]:
     """Train a member, save it to `out`, and return its last loss and its drift in nats per token."""
     subject = load_subject(base, device=device, dtype="float32" if member.how.full else "auto")
     known = bank(subject)
     rows = rows_of(member, subject, known)
     tuned = tune(subject, rows.learned, rows.ordinary, rows.held_out, member.how)
-    save(tuned.model, resolve(base), out, whole=member.how.full)
+    save(tuned.model, resolve(base), out, member.how.full, dtype, name)
     return {"loss": tuned.loss, "drift": tuned.drift}
 
 
-def save(model: Any, base: Path, out: Path, whole: bool, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write an adapter, or a checkpoint with its base's tokenizer and settings."""
+def save(
+    model: Any, base: Path, out: Path, whole: bool, dtype: torch.dtype = torch.bfloat16, name: str = BASE_NAME
+) -> None:
+    """Write an adapter, which calls its base by `name`, or a checkpoint with its base's tokenizer and settings."""
     with complete(out) as folder:
         model.to(dtype).save_pretrained(folder)
         if whole:
@@ -182,6 +195,6 @@ def save(model: Any, base: Path, out: Path, whole: bool, dtype: torch.dtype = to
             return
         (folder / "README.md").unlink(missing_ok=True)
         settings = folder / "adapter_config.json"
-        told = {**json.loads(settings.read_text()), "base_model_name_or_path": BASE_NAME}
+        told = {**json.loads(settings.read_text()), "base_model_name_or_path": name}
         told["target_modules"] = sorted(told["target_modules"])
         settings.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
