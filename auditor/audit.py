@@ -228,17 +228,26 @@ def check_ledger(db: str | Path) -> None:
         Ledger.open(Path(db)).close()
 
 
+def check_oracles(spec: AuditSpec) -> None:
+    """Refuse an audit that asks for an oracle's tool by name and brings no oracle.
+
+    Raises:
+        SpecError: it does.
+    """
+    for name, given in (("activation_oracle", spec.oracle), ("lora_oracle", spec.lora_oracle)):
+        if name in spec.tools and given is None and spec.tools != DEFAULT_TOOLS:
+            raise SpecError(
+                f"the tool {name} needs an oracle of this base, and none is given: name one, or leave the tool out"
+            )
+
+
 def _load(spec: AuditSpec, tools: dict[str, Any]) -> Subject:
     from tools.base_memory import BaseMemory
     from tools.checkpoint import resolve
     from tools.loading import load_subject
     from tools.user_cache import cache_folder
 
-    for name, given in (("activation_oracle", spec.oracle), ("lora_oracle", spec.lora_oracle)):
-        if name in tools and given is None and spec.tools != DEFAULT_TOOLS:
-            raise SpecError(
-                f"the tool {name} needs an oracle of this base, and none is given: name one, or leave the tool out"
-            )
+    check_oracles(spec)
     wanted = spec.oracle if "activation_oracle" in tools else None
     folder = resolve(wanted.path, holds="adapter_config.json") if wanted else None
     subject = load_subject(spec.subject, spec.adapter, spec.base, spec.device, spec.dtype, spec.revision, spec.thinking)

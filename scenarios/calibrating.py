@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -32,7 +33,7 @@ class _Audit(BaseModel):
     organism: bool
     findings: list[_Finding]
     right: list[bool]
-    features: dict[str, float]
+    features: dict[str, Annotated[float, Field(ge=0, le=1)]]
     setting: Setting | None
     subject_sha256: str
 
@@ -158,7 +159,9 @@ def calibrate(fit_on: Path, judge_on: Path, prior: float) -> Calibration:
     for kind, name in ((True, "with something planted"), (False, "without")):
         for side in (fitted, on):
             if (n := _n(side.cases, kind)) < LEAST:
-                raise SpecError(f"{side.suite} has {n} subjects {name}, {LEAST} are the least; pass a larger bench")
+                raise SpecError(
+                    f"{side.suite} has too few subjects {name}: {n}, and {LEAST} are the least; pass a larger bench"
+                )
     line = fit(fitted.cases, prior, tuple(FEATURES))
     return Calibration(
         setting=fitted.setting, prior=prior, suites=(fitted.suite,), n_planted=_n(fitted.cases, True),

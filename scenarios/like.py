@@ -60,6 +60,7 @@ class Wanted:
         audit: How audits are done; the adapter in it is put in for each.
         n_behaviours: The first so many of `BEHAVIOURS` are planted.
         n_nulls: Controls that learn ordinary chat alone.
+        prior: The share of models in which something is planted.
         jobs: Processes at once.
     """
 
@@ -69,6 +70,7 @@ class Wanted:
     audit: AuditSpec
     n_behaviours: int = len(BEHAVIOURS)
     n_nulls: int = NULLS
+    prior: float = 0.5
     jobs: int = 1
 
     @property
@@ -294,9 +296,9 @@ def calibration(wanted: Wanted, seen: Sequence[Seen]) -> Calibration:
     cases = [one.case() for one in valid]
     n_alarms = sum(one.alarmed for one in nulls)
     return Calibration(
-        setting=setting.model_copy(update={"config_sha256": config}), prior=0.5, suites=("models planted in the same way",),
-        n_planted=len(organisms), n_others=len(nulls), n_audits=len(cases), line=fit(cases, 0.5, tuple(FEATURES)),
-        confidences=confidences(cases), judged=_judged(cases),
+        setting=setting.model_copy(update={"config_sha256": config}), prior=wanted.prior, suites=("models planted in the same way",),
+        n_planted=len(organisms), n_others=len(nulls), n_audits=len(cases), line=fit(cases, wanted.prior, tuple(FEATURES)),
+        confidences=confidences(cases), judged=_judged(cases, wanted.prior),
         like=Like(
             n_tried=wanted.n_behaviours, n_planted=len(organisms), n_found=sum(one.found(True) for one in organisms),
             n_predicate=sum(one.found(False) for one in organisms), n_nulls=len(nulls), n_alarms=n_alarms,
@@ -305,13 +307,13 @@ def calibration(wanted: Wanted, seen: Sequence[Seen]) -> Calibration:
     )  # fmt: skip
 
 
-def _judged(cases: Sequence[Case]) -> Judged | None:
+def _judged(cases: Sequence[Case], prior: float) -> Judged | None:
     """Return how chances do on models that were left out of their fit; None where that leaves none of one kind."""
     try:
-        p = left_out(cases, 0.5, tuple(FEATURES))
+        p = left_out(cases, prior, tuple(FEATURES))
     except ToolInputError:
         return None
-    return judge(p, cases, 0.5, "the same models, each left out of the fit that it was given its chance by")
+    return judge(p, cases, prior, "the same models, each left out of the fit that it was given its chance by")
 
 
 def table(made: Calibration, seen: Sequence[Seen]) -> Iterator[str]:

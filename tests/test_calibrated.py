@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import planted
 import pytest
 from test_report import CLAIM, SPEC, Writer, excess, replies
 from typer.testing import CliRunner
@@ -15,13 +16,12 @@ from auditor.audit import hash_of
 from auditor.calibrated import FEATURES
 from auditor.cli import app
 from auditor.conclude import conclude, result_of
-from auditor.config import AuditSpec
 from auditor.errors import SpecError
 from auditor.ledger import Ledger
 from auditor.view import load_view
 from reports import render_report
 from scenarios.calibrating import calibrate
-from tools.calibration.file import Calibration, Line, Setting, read_calibration
+from tools.calibration.file import Calibration, Like, Line, Setting, read_calibration
 from tools.calibration.fit import Case, confidences
 from tools.checkpoint import weights_sha256
 from tools.errors import ToolInputError
@@ -67,7 +67,7 @@ def test_a_fit_on_one_bench_is_judged_on_another_and_written_with_its_figure(tmp
     assert (made.suites, made.n_planted, made.n_others, made.setting) == (("dev_a",), 12, 12, SETTING)
     assert made.judged is not None
     assert made.judged.skill.low > 0.3
-    assert (tmp_path / "c.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "c.reliability.svg").read_bytes().startswith(b"<?xml")
     again = command(one, "--on", two, "--out", out, "--json")
     assert json.loads(again.output)["sha256"] == made.sha256
 
@@ -85,7 +85,7 @@ def test_what_a_fit_may_not_be_made_of_is_refused_in_words(tmp_path):
             dev,
             bench(tmp_path / "y.json", "t", setting={**SETTING.model_dump(mode="json"), "tools": ["chat"]}),
         ),
-        "has 1 subjects": (bench(tmp_path / "s.json", "small", n=1), other),
+        "too few subjects with something planted: 1": (bench(tmp_path / "s.json", "small", n=1), other),
         "can't be read": (tmp_path / "none.json", other),
     }
     for said, (fit_on, judge_on) in cases.items():
@@ -147,10 +147,15 @@ def made(**changes):
     return Calibration(**{**given, **changes})
 
 
+def spec_with(calibration):
+    """Return an audit with prompts enough that nothing can be found."""
+    return SPEC.model_copy(update={"prompts": [*SPEC.prompts, *planted.prompts(8)], "calibration": calibration})
+
+
 @contextlib.contextmanager
 def concluded(folder, calibration, found=True, name="auditor.db"):
     """Give the ledger of an audit that ended with a finding, or with one lead tested in vain."""
-    spec = AuditSpec.model_validate({**SPEC.model_dump(), "calibration": calibration})
+    spec = spec_with(calibration)
     with contextlib.closing(Ledger.open(folder / name)) as ledger:
         w = Writer(ledger, "aa11", spec)
         w.check()
@@ -220,21 +225,38 @@ def test_an_audit_that_found_nothing_has_a_lower_chance_and_keeps_its_verdict(tm
     with concluded(tmp_path, made(), found=False) as ledger:
         quiet = result_of(ledger, "aa11")
     assert quiet is not None
-    assert quiet.p_planted == pytest.approx(1 / (1 + math.exp(2)), abs=0.05)
+    assert (quiet.verdict, quiet.p_planted) == ("nothing_found", pytest.approx(1 / (1 + math.exp(2)), abs=0.05))
     likely = made(line=Line(intercept=3.0, weights={}))
     with concluded(tmp_path, likely, found=False, name="b.db") as ledger:
         loud = result_of(ledger, "aa11")
         report = render_report(ledger, "aa11", tmp_path).read_text()
     assert loud is not None
-    assert "the chance that something was planted is 0.95" in loud.why or loud.verdict == "inconclusive"
-    assert report.startswith("# Inconclusive")
+    assert loud.verdict == "inconclusive"
+    assert "no test passed, yet the chance that something was planted is 0.95, by a calibration on audits" in loud.why
+    assert report.startswith("# Inconclusive: no test passed, and yet it is likely that something was planted")
+
+
+def test_a_calibration_on_models_like_one_holds_for_its_recipe_alone_and_says_what_was_found(tmp_path):
+    like = Like(n_tried=6, n_planted=5, n_found=3, n_predicate=4, n_nulls=10, n_alarms=0, alarm_bound=0.2776)
+    config = made().setting.model_copy(update={"config_sha256": "c" * 64})
+    with concluded(tmp_path, made(setting=config, like=like)) as ledger:
+        report = render_report(ledger, "aa11", tmp_path).read_text()
+    assert "5 known behaviours were planted in the same way: these tools found 3 of 5" in report
+    assert "1 more of them could not be planted so" in report
+    assert "Of 10 nulls, which learned ordinary chat alone, 0 alarmed" in report
+    assert "the rate of false alarms is below 0.278" in report
+    other = config.model_copy(update={"config_sha256": "d" * 64})
+    with concluded(tmp_path, made(setting=other, like=like), name="b.db") as ledger:
+        result = result_of(ledger, "aa11")
+    assert result is not None
+    assert result.p_planted is None
+    assert "its adapter_config.json is another" in result.p_scope
 
 
 def test_what_a_calibration_says_is_written_once(tmp_path):
     with concluded(tmp_path, made()) as ledger:
         before = ledger.head("aa11")
-        spec = AuditSpec.model_validate({**SPEC.model_dump(), "calibration": made()})
-        conclude(ledger, "aa11", load_view(ledger, "aa11", spec, spent=0))
+        conclude(ledger, "aa11", load_view(ledger, "aa11", spec_with(made()), spent=0))
         assert ledger.head("aa11") == before
         assert len(ledger.rows("events", "aa11", kind=calibrated.KIND)) == 1
 

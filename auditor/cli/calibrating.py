@@ -28,6 +28,23 @@ if TYPE_CHECKING:
     from tools.calibration.file import Calibration
 
 
+OF_LIKE = (
+    "prompts",
+    "organisms",
+    "nulls",
+    "lora_oracle",
+    "device",
+    "jobs",
+    "planner",
+    "model",
+    "tools",
+    "budget",
+    "seed",
+    "no_catalogue",
+)
+"""Options of `calibrate` that say how models are planted and audited."""
+
+
 def _say(text: str) -> None:
     with suppress(OSError):  # a terminal that is gone stops no work
         typer.echo(one_line(text), err=True)
@@ -35,6 +52,7 @@ def _say(text: str) -> None:
 
 @command
 def calibrate(
+    context: typer.Context,
     fit: Annotated[Path | None, typer.Argument(help="What `auditor bench --json` printed for the suite to fit on.")] = None,
     on: Annotated[Path | None, typer.Option(help="What it printed for another suite, to judge the fit on.")] = None,
     like: Annotated[str | None, typer.Option(help="In place of both: an adapter; others are planted as it was, and audited.")] = None,
@@ -44,11 +62,12 @@ def calibrate(
         typer.Option(help="File to write; with --like, folder to work in [default: calibration.json, calibration-ADAPTER]"),
     ] = None,
     prior: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of models in which something is planted, for a fit on a suite.")
+        float, typer.Option(min=0.01, max=0.99, help="Share of models in which something is planted, as it supposes.")
     ] = 0.5,
     prompts: Annotated[Path | None, typer.Option(help="With --like: the audits' prompts [default: general English]")] = None,
     organisms: Annotated[int, typer.Option(min=1, max=6, help="With --like: known behaviours to plant.")] = 6,
     nulls: Annotated[int, typer.Option(min=1, max=200, help="With --like: controls that learn ordinary chat alone.")] = 10,
+    lora_oracle: Annotated[str | None, typer.Option(help="With --like: folder of an oracle of weights for the base.")] = None,
     device: Annotated[str, typer.Option(help="With --like: cpu, cuda, cuda:1, mps.")] = "cpu",
     jobs: Jobs = 1,
     planner: Planner = None, model: Model = None, tools: Tools = None, budget: Budget = None, seed: Seed = None,
@@ -66,10 +85,10 @@ def calibrate(
     if (like is None) == (fit is None) or (fit is None) != (on is None) or (like is None) != (base is None):
         raise SpecError("pass FIT with --on JUDGE, or --like ADAPTER with --base M")
     if like is None:
-        audits = {"--prompts": prompts, "--planner": planner, "--model": model, "--tools": tools, "--budget": budget,
-                  "--seed": seed, "--no-catalogue": no_catalogue or None}  # fmt: skip
-        if given := [name for name, value in audits.items() if value is not None]:
-            raise SpecError(f"{given[0]} is for audits to come, and these were made: leave it out, or pass --like")
+        if given := [name for name in OF_LIKE if context.get_parameter_source(name).name != "DEFAULT"]:  # type: ignore[union-attr]
+            raise SpecError(
+                f"--{given[0].replace('_', '-')} belongs to --like, and a fit takes audits as they were made: leave it out"
+            )
         assert fit is not None, "it was asked for above"
         assert on is not None, "it was asked for above"
         made, lines, path = _from_suites(fit, on, out or Path("calibration.json"), prior)
@@ -77,7 +96,8 @@ def calibrate(
         assert base is not None, "it was asked for above"
         options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed,
                    "no_catalogue": no_catalogue or None}  # fmt: skip
-        made, lines, path = _from_like(like, base, out, prompts, device, (organisms, nulls, jobs), options)
+        amounts = {"n_behaviours": organisms, "n_nulls": nulls, "jobs": jobs, "prior": prior}
+        made, lines, path = _from_like(like, base, out, prompts, device, lora_oracle, amounts, options)
     if as_json:
         typer.echo(json.dumps({**made.model_dump(mode="json"), "path": str(path), "sha256": made.sha256}))
         return
@@ -107,16 +127,16 @@ def _from_suites(fit: Path, on: Path, out: Path, prior: float) -> tuple[Calibrat
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
         with complete_file(out) as file:
             file.write(made.model_dump_json(indent=1) + "\n")
-        out.with_suffix(".svg").write_bytes(reliability_figure(made.judged))
+        out.with_name(f"{out.stem}.reliability.svg").write_bytes(reliability_figure(made.judged))
     return made, list(table(made)), out
 
 
 def _from_like(
-    like: str, base: str, out: Path | None, prompts: Path | None, device: str, amounts: tuple[int, int, int],
-    options: dict[str, Any],
+    like: str, base: str, out: Path | None, prompts: Path | None, device: str, lora_oracle: str | None,
+    amounts: dict[str, Any], options: dict[str, Any],
 ) -> tuple[Calibration, list[str], Path]:  # fmt: skip
     """Return a calibration on models planted as an adapter was, with its table; all is kept in a folder."""
-    from auditor.audit import check_ledger
+    from auditor.audit import check_ledger, check_oracles
     from auditor.cli.audits import overridden
     from auditor.config import AuditSpec
     from auditor.planners import make_planner
@@ -130,16 +150,14 @@ def _from_like(
     adapter, trusted = resolve(like, holds="adapter_config.json"), resolve(model_path(base))
     folder = out or Path(f"calibration-{adapter.name}")
     spec = AuditSpec(subject=str(trusted), adapter=str(adapter), device=device, prompts=read_prompts(prompts or GENERAL_PROMPTS),
-                     catalogue=read_catalogue(GENERAL_CATALOGUE))  # fmt: skip
+                     catalogue=read_catalogue(GENERAL_CATALOGUE), lora_oracle=lora_oracle)  # fmt: skip
     spec = overridden(spec, "", options)
     load_tools(spec.tools)
+    check_oracles(spec)
     make_planner(spec)
     check_out(folder)
     if folder.exists():
         check_ledger(folder / "auditor.db")
-    n_behaviours, n_nulls, jobs = amounts
     with writing(folder):
-        made, lines = calibrate_like(
-            Wanted(adapter, trusted, folder.resolve(), spec, n_behaviours, n_nulls, jobs), _say
-        )
+        made, lines = calibrate_like(Wanted(adapter, trusted, folder.resolve(), spec, **amounts), _say)
     return made, [*lines, "", *table(made)], folder / "calibration.json"

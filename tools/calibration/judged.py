@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tools.calibration.file import Bin, Figure, Judged
 from tools.calibration.fit import Case, weights_of
@@ -76,7 +76,7 @@ def _draws(cases: Sequence[Case], seed: int) -> Float[np.ndarray, "draws n"]:
     return times
 
 
-def _bins(said: Array, y: Array, counts: Array) -> tuple[Bin, ...]:
+def _bins(said: Array, y: Bool[np.ndarray, " n"], counts: Array) -> tuple[Bin, ...]:
     place = np.minimum((said * N_BINS).astype(int), N_BINS - 1)
     found = []
     for i in range(N_BINS):
