@@ -31,6 +31,7 @@ class _Audit(BaseModel):
     scenario: str
     verdict: str
     organism: bool
+    condition: str = ""
     findings: list[_Finding]
     right: list[bool]
     features: dict[str, Annotated[float, Field(ge=0, le=1)]]
@@ -140,7 +141,7 @@ def _check(fitted: Audits, on: Audits) -> None:
         )
 
 
-def calibrate(fit_on: Path, judge_on: Path, prior: float) -> Calibration:
+def calibrate(fit_on: Path, judge_on: Path, prior: float, conditions: Sequence[str] = ()) -> Calibration:
     """Return the calibration that one scoreboard makes, judged on another.
 
     The bare base counts where it is judged and not where it is fitted, for both suites may have it.
@@ -149,6 +150,7 @@ def calibrate(fit_on: Path, judge_on: Path, prior: float) -> Calibration:
         fit_on: A scoreboard's file.
         judge_on: Another's, of other subjects.
         prior: The share of models in which something is planted.
+        conditions: Kinds of condition; it is judged on behaviours under these alone, and on all controls. Every kind if empty.
 
     Raises:
         SpecError: a file is no scoreboard, there are too few audits, or the pair is refused.
@@ -156,6 +158,7 @@ def calibrate(fit_on: Path, judge_on: Path, prior: float) -> Calibration:
     fitted, on = read_audits(fit_on), read_audits(judge_on)
     fitted = Audits(fitted.suite, tuple(one for one in fitted.audits if not one.of_the_base), fitted.setting)
     _check(fitted, on)
+    on = _under(on, conditions) if conditions else on
     for kind, name in ((True, "with something planted"), (False, "without")):
         for side in (fitted, on):
             if (n := _n(side.cases, kind)) < LEAST:
@@ -168,6 +171,19 @@ def calibrate(fit_on: Path, judge_on: Path, prior: float) -> Calibration:
         n_others=_n(fitted.cases, False), n_audits=len(fitted.cases), line=line, confidences=confidences(fitted.cases),
         judged=judge([line.p(case.features) for case in on.cases], on.cases, prior, on.suite),
     )  # fmt: skip
+
+
+def _under(on: Audits, conditions: Sequence[str]) -> Audits:
+    """Return the audits of behaviours under some kinds of condition, and of all controls.
+
+    Raises:
+        SpecError: a kind is given of which there is no behaviour.
+    """
+    there = sorted({one.condition for one in on.audits if one.organism})
+    if unknown := [kind for kind in conditions if kind not in there]:
+        raise SpecError(f"{on.suite} has no behaviour under {unknown[0]!r}: pass some of {', '.join(there)}")
+    kept = tuple(one for one in on.audits if not one.organism or one.condition in conditions)
+    return Audits(f"{on.suite} (behaviours under {', '.join(conditions)})", kept, on.setting)
 
 
 def _n(cases: Sequence[Case], planted: bool) -> int:

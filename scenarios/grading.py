@@ -205,6 +205,7 @@ def as_row(result: AuditResult, answer: Answer, stored: Sequence[Row] = ()) -> d
         **grade(result, answer).model_dump(),
         **{name: result.model_dump(mode="json")[name] for name in ("findings", "leads", "near_misses", *FITTED_ON)},
         "right": right(result, answer, stored),
+        "condition": answer.planted[0].condition.kind if answer.planted else "",
     }
     if is_organism(answer):
         named = recall_at(1, result, answer.planted)

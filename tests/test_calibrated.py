@@ -116,6 +116,19 @@ def test_invalid_audits_count_nowhere_and_the_bare_base_is_judged_on_alone(tmp_p
     assert (made.n_others, made.judged.n_others) == (12, 13)
 
 
+def test_a_fit_can_be_judged_on_behaviours_under_some_conditions_and_all_controls(tmp_path):
+    dev, other = bench(tmp_path / "dev.json", "dev_a"), bench(tmp_path / "b.json", "other", condition="topic")
+    board = json.loads(other.read_text())
+    for row in board["per_scenario"][:4]:
+        row["condition"] = "contains"
+    other.write_text(json.dumps(board))
+    judged = calibrate(dev, other, 0.5, ["topic"]).judged
+    assert judged is not None
+    assert (judged.n_planted, judged.n_others, judged.on) == (8, 12, "other (behaviours under topic)")
+    with pytest.raises(SpecError, match="no behaviour under 'turn': pass some of contains, topic"):
+        calibrate(dev, other, 0.5, ["turn"])
+
+
 def test_options_of_the_two_ways_are_not_mixed():
     for options in ((), ("a.json",), ("--like", "x"), ("a.json", "--on", "b.json", "--tools", "chat")):
         done = command(*options)

@@ -55,6 +55,9 @@ def calibrate(
     context: typer.Context,
     fit: Annotated[Path | None, typer.Argument(help="What `auditor bench --json` printed for the suite to fit on.")] = None,
     on: Annotated[Path | None, typer.Option(help="What it printed for another suite, to judge the fit on.")] = None,
+    conditions: Annotated[
+        str | None, typer.Option(help="Judge on behaviours under these kinds of condition alone, e.g. always,topic; and on all controls.")
+    ] = None,
     like: Annotated[str | None, typer.Option(help="In place of both: an adapter; others are planted as it was, and audited.")] = None,
     base: Annotated[str | None, typer.Option(help="With --like: folder or hub id of the adapter's base.")] = None,
     out: Annotated[
@@ -84,6 +87,8 @@ def calibrate(
 
     if (like is None) == (fit is None) or (fit is None) != (on is None) or (like is None) != (base is None):
         raise SpecError("pass FIT with --on JUDGE, or --like ADAPTER with --base M")
+    if like is not None and conditions is not None:
+        raise SpecError("--conditions says what a fit is judged on, and --like judges on its own models: leave it out")
     if like is None:
         if given := [name for name in OF_LIKE if context.get_parameter_source(name).name != "DEFAULT"]:  # type: ignore[union-attr]
             raise SpecError(
@@ -91,7 +96,7 @@ def calibrate(
             )
         assert fit is not None, "it was asked for above"
         assert on is not None, "it was asked for above"
-        made, lines, path = _from_suites(fit, on, out or Path("calibration.json"), prior)
+        made, lines, path = _from_suites(fit, on, out or Path("calibration.json"), prior, conditions)
     else:
         assert base is not None, "it was asked for above"
         options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed,
@@ -104,7 +109,9 @@ def calibrate(
     typer.echo("\n".join([*lines, "", f"written to {path}"]))
 
 
-def _from_suites(fit: Path, on: Path, out: Path, prior: float) -> tuple[Calibration, list[str], Path]:
+def _from_suites(
+    fit: Path, on: Path, out: Path, prior: float, conditions: str | None
+) -> tuple[Calibration, list[str], Path]:
     """Return a calibration that was fitted on one bench and judged on another, written with its figure."""
     from auditor.errors import SpecError
     from reports.figures import reliability_figure
@@ -121,7 +128,8 @@ def _from_suites(fit: Path, on: Path, out: Path, prior: float) -> tuple[Calibrat
             raise SpecError(
                 f"{out} is there and is no calibration, so it is left as it is; pass another --out"
             ) from error
-    made = do_calibrate(fit, on, prior)
+    kinds = [kind.strip() for kind in conditions.split(",")] if conditions else []
+    made = do_calibrate(fit, on, prior, kinds)
     assert made.judged is not None, "a fit on a suite is judged"
     with writing(out):
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
