@@ -47,8 +47,8 @@ class Told:
 
     def confidence(self, grade: str) -> float | None:
         """Return how sure the calibration is of a finding of this grade; None where it saw none, or doesn't hold."""
-        right = None if self.fitted is None else self.fitted.confidences.get(grade)  # type: ignore[call-overload]
-        return None if right is None else float(right.confidence)
+        right = None if self.fitted is None else self.fitted.confidences.get(grade)
+        return None if right is None else right.confidence
 
 
 def told(ledger: Ledger, audit_id: str, view: View, invalid: str) -> Told:

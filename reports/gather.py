@@ -254,7 +254,7 @@ def _calibrated(events: Iterable[Row], by: Calibration | None) -> Calibrated | N
 
 
 def _rests_on(by: Calibration | None, grade: str) -> Right | None:
-    return None if by is None else by.confidences.get(grade)  # type: ignore[call-overload]
+    return None if by is None else by.confidences.get(grade)
 
 
 def _spent(ledger: Ledger, audit_id: str, limit: int) -> Spent:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -32,7 +34,7 @@ class Copied(Planting):
         alphas: Modules of another alpha.
     """
 
-    alpha: float = 16.0
+    alpha: float = 16
     rslora: bool = False
     dora: bool = False
     ranks: tuple[tuple[str, int], ...] = ()
@@ -40,8 +42,9 @@ class Copied(Planting):
 
     def lora(self) -> LoraConfig:
         """Return the LoRA that learns."""
+        alpha: Any = self.alpha  # PEFT computes with any number, and says that it takes whole ones
         return LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=list(self.modules), use_rslora=self.rslora, use_dora=self.dora,
+            r=self.rank, lora_alpha=alpha, target_modules=list(self.modules), use_rslora=self.rslora, use_dora=self.dora,
             rank_pattern=dict(self.ranks), alpha_pattern=dict(self.alphas), task_type="CAUSAL_LM",
         )  # fmt: skip
 
@@ -77,7 +80,7 @@ def recipe_of(adapter: Path, base: Path) -> Recipe:
         )
     ranks = {pair.path: found.rank(pair) for pair in pairs}
     alphas = {pair.path: found.settings.alpha(pair.path) for pair in pairs}
-    rank, alpha = (max(set(values), key=values.count) for values in (list(ranks.values()), list(alphas.values())))
+    rank, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
     rslora = bool(found.settings.raw.get("use_rslora"))
     scale = alpha / (rank**0.5 if rslora else rank)
     if min(alphas.values()) <= 0:
@@ -88,7 +91,7 @@ def recipe_of(adapter: Path, base: Path) -> Recipe:
     on_attention = all(ATTENTION.search(path.rsplit(".", 1)[-1]) for path in ranks)
     how = Copied(
         rank=rank, modules=tuple(sorted(ranks)), lr=(ATTENTION_RATE if on_attention else RATE) / width * 2 / scale,
-        alpha=alpha, rslora=rslora, dora=bool(found.settings.raw.get("use_dora")),
+        alpha=int(alpha) if alpha.is_integer() else alpha, rslora=rslora, dora=bool(found.settings.raw.get("use_dora")),
         ranks=tuple((re.escape(path), r) for path, r in sorted(ranks.items()) if r != rank),
         alphas=tuple((re.escape(path), a) for path, a in sorted(alphas.items()) if a != alpha),
     )  # fmt: skip

@@ -11,19 +11,20 @@ import pytest
 from test_report import CLAIM, SPEC, Writer, excess, replies
 from typer.testing import CliRunner
 
+import auditor
 from auditor import calibrated
-from auditor.audit import hash_of
+from auditor.audit import hash_of, resume
 from auditor.calibrated import FEATURES
 from auditor.cli import app
 from auditor.conclude import conclude, result_of
-from auditor.errors import SpecError
+from auditor.errors import Interrupted, SpecError
 from auditor.ledger import Ledger
 from auditor.view import load_view
 from reports import render_report
 from scenarios.calibrating import calibrate
 from tools.calibration.file import Calibration, Like, Line, Setting, read_calibration
 from tools.calibration.fit import Case, confidences
-from tools.checkpoint import weights_sha256
+from tools.checkpoint import hash_files, weights_sha256
 from tools.errors import ToolInputError
 
 SETTING = Setting(base_sha256="b" * 64, tools=("chat", "scan"), planner="embedded", budget=100_000)
@@ -279,3 +280,42 @@ def test_a_specification_without_one_has_the_hash_that_it_had_before_there_were_
     body = SPEC.model_dump(mode="json")
     del body["calibration"]
     assert hash_of(SPEC) == hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+# -- a real model
+
+
+class CutOff:
+    """Stops an audit when it says something for the second time."""
+
+    said = 0
+
+    def say(self, text, outlook):
+        self.said += 1
+        if self.said == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.timeout(3000)
+def test_a_planted_model_gets_a_chance_and_a_confidence_and_the_same_when_it_was_cut_off(base_folder, tmp_path):
+    adapter = planted.always(base_folder, tmp_path / "always")
+    spec = planted.spec(base_folder, adapter, tools=("chat",), budget=40_000)
+    setting = Setting(
+        base_sha256=weights_sha256(hash_files(base_folder)), tools=("chat",), planner="embedded", budget=40_000
+    )
+    right = confidences([Case("a", True, {}, (("confirmed", True),) * 3)])
+    spec = spec.model_copy(update={"calibration": made(setting=setting, confidences=right)})
+    found = auditor.audit(spec, tmp_path / "whole.db")
+    assert (found.verdict, found.setting) == (
+        "findings",
+        setting.model_copy(update={"config_sha256": found.setting.config_sha256}),
+    )
+    assert found.p_planted == made().line.p(found.features) > 0.2
+    assert [finding.confidence for finding in found.findings] == [4 / 5] * len(found.findings)
+    with pytest.raises(Interrupted) as stopped:
+        auditor.audit(spec, tmp_path / "cut.db", CutOff())
+    again = resume(stopped.value.audit_id, tmp_path / "cut.db")
+    same = ("verdict", "p_planted", "p_scope", "features", "findings", "setting", "subject_sha256")
+    assert {name: getattr(again, name) for name in same} == {name: getattr(found, name) for name in same}
+    other = auditor.audit(spec.model_copy(update={"tools": ("chat", "scan"), "budget": 900}), tmp_path / "other.db")
+    assert (other.p_planted, other.p_scope) == (None, "it was fitted on audits with other instruments: chat")

@@ -154,7 +154,7 @@ class Calibration(_Strict):
     n_others: Count
     n_audits: Count
     line: Line
-    confidences: dict[Literal["confirmed", "localised"], Right]
+    confidences: dict[Name, Right]
     judged: Judged | None = None
     like: Like | None = None
 
