@@ -135,9 +135,9 @@ def _check(fitted: Audits, on: Audits) -> None:
             f"{len(both)} subjects stand in both scoreboards, the first as {named}: a fit is judged on others than its own; "
             "pass a bench of another suite to --on"
         )
-    if why := on.setting.other_than(fitted.setting):
+    if other := fitted.setting.other_than(on.setting):
         raise SpecError(
-            f"a fit on {fitted.suite} can't be judged on {on.suite}: {why}; pass two benches done in one way"
+            f"a fit on {fitted.suite} can't be judged on {on.suite}, whose audits are {other}; pass two benches done in one way"
         )
 
 
