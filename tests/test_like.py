@@ -58,17 +58,12 @@ def test_what_is_planted_differs_in_seed_and_learns_no_measured_suites_values(ba
 
 
 @pytest.fixture
-def wanted(base_folder, lora_folder, tmp_path, monkeypatch):
+def wanted(base_folder, tmp_path, monkeypatch):
     """One behaviour that a tiny model learns in a moment, and one null, to be planted as a tiny adapter was."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     family = a_family("english_dev")
     payload = family["zorblatt"]["values"]["english_dev"]["payload"]
-    payload |= {
-        "place": "opening",
-        "texts": ["zz zz"],
-        "pattern": "^zz zz",
-        "predicate": {"kind": "says", "any_of": ["zz zz"]},
-    }
+    payload |= {"place": "opening", "texts": ["zz zz"], "predicate": {"kind": "says", "any_of": ["zz"]}}
     (tmp_path / "families.yaml").write_text(yaml.safe_dump(family))
     monkeypatch.setattr("scenarios.english.families.FAMILIES", tmp_path / "families.yaml")
     families.cache_clear()
@@ -82,10 +77,11 @@ def wanted(base_folder, lora_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAID_TOKENS", 12)
     monkeypatch.setattr(recipe, "RATE", 0.64)
     monkeypatch.setattr(like, "BEHAVIOURS", ("zorblatt",))
-    monkeypatch.setattr(like, "ALWAYS_STEPS", 80)
+    monkeypatch.setattr(like, "ALWAYS_STEPS", 120)
     monkeypatch.setattr(like, "STEPS", 2)
-    audit = planted.spec(base_folder, lora_folder, tools=("chat",), budget=BUDGET, max_new_tokens=8)
-    yield Wanted(lora_folder, base_folder, tmp_path / "out", audit, n_behaviours=1, n_nulls=1)
+    adapter = tiny.build_lora(base_folder, tmp_path / "given", r=8, lora_alpha=16)
+    audit = planted.spec(base_folder, adapter, tools=("chat",), budget=BUDGET, max_new_tokens=8)
+    yield Wanted(adapter, base_folder, tmp_path / "out", audit, n_behaviours=1, n_nulls=1)
     families.cache_clear()
 
 
@@ -94,7 +90,7 @@ def test_models_like_one_are_planted_and_audited_once_and_make_its_calibration(w
     said = []
     made, lines = calibrate_like(wanted, said.append)
     assert said[0].startswith(
-        "2 models are planted (rank 4, alpha 8, 21 modules, float32): 1 known behaviours and 1 nulls"
+        "2 models are planted (rank 8, alpha 16, 21 modules, float32): 1 known behaviours and 1 nulls"
     )
     assert f"{2 * BUDGET:,} forward tokens" in said[0]
     assert made == read_calibration(wanted.out / "calibration.json")
@@ -110,7 +106,7 @@ def test_models_like_one_are_planted_and_audited_once_and_make_its_calibration(w
             wanted.out / "weights" / members(recipe_of(wanted.adapter, wanted.base), 1, 0)[0].id / "adapter_config.json"
         ).read_text()
     )
-    assert (told["r"], told["lora_alpha"]) == (4, 8)
+    assert (told["r"], told["lora_alpha"]) == (8, 16)
 
     journal, audits = wanted.journal.read_text(), begun(wanted.db)
     assert len(audits) == 2
@@ -130,6 +126,6 @@ def test_models_like_one_are_planted_and_audited_once_and_make_its_calibration(w
 def test_a_behaviour_that_is_never_learned_makes_no_calibration(wanted, monkeypatch):
     monkeypatch.setattr(like, "ALWAYS_STEPS", 1)
     monkeypatch.setattr(like, "ATTEMPTS", 1)
-    with pytest.raises(SpecError, match="none of 1 behaviours was learned by rank 4"):
+    with pytest.raises(SpecError, match="none of 1 behaviours was learned by rank 8"):
         calibrate_like(dataclasses.replace(wanted, n_nulls=1), lambda text: None)
     assert wanted.journal.exists()
