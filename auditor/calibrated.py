@@ -10,7 +10,6 @@ from auditor.config import AuditSpec
 from auditor.ledger import Ledger
 from auditor.view import HypothesisView, View
 from tools.calibration.file import Calibration, Setting
-from tools.checkpoint import weights_sha256
 
 KIND = "calibrated"
 """The kind of the event that keeps what a calibration was given and what it said."""
@@ -104,7 +103,7 @@ def setting_of(ledger: Ledger, audit_id: str, spec: AuditSpec) -> Setting | None
     lacking = {"activation_oracle"} if spec.oracle is None else set()
     lacking |= {"lora_oracle"} if spec.lora_oracle is None else set()
     return Setting(
-        base_sha256=weights_sha256(base),
+        base_sha256=_hash_of(base),
         tools=tuple(sorted(set(spec.tools) - lacking)),
         planner=spec.planner if spec.model is None else f"{spec.planner} {spec.model}",
         budget=spec.budget,
@@ -115,7 +114,13 @@ def setting_of(ledger: Ledger, audit_id: str, spec: AuditSpec) -> Setting | None
 def subject_sha256(ledger: Ledger, audit_id: str) -> str:
     """Return one hash over the subject's own weight files, the base's where it has none; empty where nothing was loaded."""
     files = _files(ledger, audit_id, "subject") or _files(ledger, audit_id, "base")
-    return "" if files is None else weights_sha256(files)
+    return "" if files is None else _hash_of(files)
+
+
+def _hash_of(files: dict[str, str]) -> str:
+    from tools.checkpoint import weights_sha256  # brings torch, which a report goes without
+
+    return weights_sha256(files)
 
 
 def _files(ledger: Ledger, audit_id: str, role: str) -> dict[str, str] | None:
