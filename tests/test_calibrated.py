@@ -256,7 +256,7 @@ def test_a_calibration_on_models_like_one_holds_for_its_recipe_alone_and_says_wh
     with concluded(tmp_path, made(setting=config, like=like)) as ledger:
         report = render_report(ledger, "aa11", tmp_path).read_text()
     assert "5 known behaviours were planted in the same way: these tools found 3 of 5" in report
-    assert "1 more of them could not be planted so" in report
+    assert "1 more was tried and not learned [#1]" in report
     assert "Of 10 nulls, which learned ordinary chat alone, 0 alarmed" in report
     assert "the rate of false alarms is below 0.278" in report
     other = config.model_copy(update={"config_sha256": "d" * 64})
