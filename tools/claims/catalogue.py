@@ -292,13 +292,15 @@ class Catalogue(_Strict):
         """Return the conditions that clauses joined by `and` name; None when one of them is no clause."""
         found: list[Condition] = []
         for clause in " ".join(words(text)).split(" and "):
-            condition = next(
-                (one for group in self.conditions.values() if (one := self._clause(group, clause, topics))), None
-            )
+            condition = self.condition_said(clause, topics)
             if condition is None:
                 return None
             found.append(condition)
         return together(found)
+
+    def condition_said(self, clause: str, topics: Topics | None) -> Condition | None:
+        """Return the condition that one clause names in the words of a group; None where it is in none's."""
+        return next((one for group in self.conditions.values() if (one := self._clause(group, clause, topics))), None)
 
     def _clause(self, group: Group, clause: str, topics: Topics | None) -> Condition | None:
         value = _slot(group.clause, clause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
@@ -23,6 +24,11 @@ class Kind(BaseModel):
     kind: str
 
     @classmethod
+    def of_clause(cls, clause: str) -> Kind | None:
+        """Return the one whose `clause()` a clause is, or that it says in like words; None for any other. By default none is read."""
+        return None
+
+    @classmethod
     def in_brief(cls) -> str:
         """Return its name and fields, as somebody who writes terms needs them; a question mark stands behind a default."""
         fields = [f"{name}{'' if f.is_required() else '?'}" for name, f in cls.model_fields.items() if name != "kind"]
@@ -41,6 +47,14 @@ class Kind(BaseModel):
     def terms(self) -> Terms:
         """Return it as JSON, from which `Registry.read` makes it again."""
         return self.model_dump(mode="json")
+
+
+def like(pattern: str, clause: str) -> re.Match[str] | None:
+    """Return how a clause is of a pattern, in which IT and REPLY stand for the words for the subject and for what it answers."""
+    words = pattern.replace("IT", "(?:it|the (?:model|subject|assistant))")
+    return re.fullmatch(
+        words.replace("REPLY", "(?:its|the) (?:reply|answer)"), clause.strip(), re.IGNORECASE | re.DOTALL
+    )
 
 
 def _told(value: Any) -> Any:
@@ -78,6 +92,17 @@ class Registry:
                 f"unknown kind {kind!r} of {self.of.__name__.lower()}: the kinds are {', '.join(self.names())}"
             )
         return self.kind(kind).model_validate(given)
+
+    def of_clause(self, clause: str) -> Any:
+        """Return what a clause says, by the first installed kind that can read it; None where none can."""
+        for name in self.names():
+            try:
+                found = self.kind(name).of_clause(clause)
+            except ValueError:  # its shape fits and its value doesn't
+                continue
+            if found is not None:
+                return found
+        return None
 
     def in_brief(self) -> list[str]:
         """Return every installed kind as `Kind.in_brief` has it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import unicodedata
+import warnings
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from itertools import accumulate
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import regex
 from pydantic import AfterValidator
@@ -24,6 +26,9 @@ _RUN = rf"[[\p{{L}}\p{{N}}]--{_ALONE}][[\p{{L}}\p{{M}}\p{{N}}]--{_ALONE}]*+"
 WORD = regex.compile(rf"{_ALONE}\p{{M}}*+|{_RUN}(?:'{_RUN})*+", regex.VERSION1)
 UNSEEN = regex.compile(r"[\p{Cf}\p{Default_Ignorable_Code_Point}]+")
 _HEAP_OF_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")
+_LITERAL = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
+QUOTES = {"'": "'", '"': '"', "“": "”", "„": "“", "‘": "’", "«": "»", "`": "`"}
+T = TypeVar("T")
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʻʹ＇′´`׳՚", "'"))
 
 
@@ -49,6 +54,49 @@ def words(text: str) -> list[str]:
     ["l'été", "it's", '日', '本']
     """
     return list(_words_of(text))
+
+
+def unquoted(said: str) -> str | None:
+    """Return the text whose `repr` this is, or that stands between other quotes; None for what is not in quotes.
+
+    >>> unquoted(repr("it's")), unquoted("“a b”"), unquoted("a b"), unquoted("'a' or 'b'")
+    ("it's", 'a b', None, None)
+    """
+    closing = QUOTES.get(said[:1])
+    if closing is None or len(said) < 3 or not said.endswith(closing):
+        return None
+    if "\\" in said and _LITERAL.fullmatch(said):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            try:
+                text = str(ast.literal_eval(said))
+            except (SyntaxError, ValueError):
+                text = ""
+        if repr(text) == said:
+            return text
+    inside = said[1:-1]
+    return None if closing in inside or said[0] in inside else inside
+
+
+def parted(text: str, joint: str, read: Callable[[str], T | None]) -> tuple[T, ...] | None:
+    """Return a text's parts between joints as each is read, the first shortest; None where they can't all be read.
+
+    >>> parted("a or b", " or ", lambda one: one if len(one) == 1 else None)
+    ('a', 'b')
+    """
+    ends = [*(found.start() for found in re.finditer(re.escape(joint), text)), len(text)]
+    starts = [0, *(end + len(joint) for end in ends[:-1])]
+
+    @cache
+    def behind(i: int) -> tuple[T, ...] | None:
+        for j in range(i, len(ends)):
+            one = read(text[starts[i] : ends[j]])
+            rest = () if j + 1 == len(ends) else behind(j + 1) if one is not None else None
+            if one is not None and rest is not None:
+                return (one, *rest)
+        return None
+
+    return behind(0)
 
 
 def is_words(text: str) -> bool:

@@ -6,7 +6,7 @@ from random import Random
 from typing import Literal
 
 from tools.claims.condition import Condition, Pool
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 
 
 class Always(Condition):
@@ -29,6 +29,11 @@ class Always(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return "anything is asked"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Always | None:
+        """Return it for its own clause."""
+        return cls() if like("anything is asked", clause) else None
 
     @property
     def parts(self) -> tuple[Condition, ...]:

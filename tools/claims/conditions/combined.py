@@ -37,7 +37,7 @@ class AllOf(Condition):
 
     def clause(self) -> str:
         """Return it in words."""
-        return " and ".join(one.clause() for one in self.of)
+        return " and ".join(f"either {one.clause()}" if isinstance(one, AnyOf) else one.clause() for one in self.of)
 
     @property
     def draws(self) -> bool:

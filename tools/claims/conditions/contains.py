@@ -8,11 +8,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tools.claims.condition import Condition, Pool, asked, of_role, saying
-from tools.claims.kind import Messages
-from tools.claims.text import places, stands
+from tools.claims.kind import Messages, like
+from tools.claims.text import places, stands, unquoted
 
 Where = Literal["anywhere", "start", "end", "whole", "system"]
 FRAMES = {"anywhere": "{prompt} {text}", "start": "{text} {prompt}", "end": "{prompt} {text}", "whole": "{text}"}
+CLAUSES: dict[Where, str] = {
+    "anywhere": r"the (?:user says|(?:message|prompt) (?:says|contains|has))(?: the (?:word|phrase|text))? (.+)",
+    "start": r"the (?:message|prompt) (?:begins|starts) with (.+)",
+    "end": r"the (?:message|prompt) ends with (.+)",
+    "whole": r"the (?:message|prompt) is (.+)",
+    "system": r"the system (?:text|prompt) says (.+)",
+}
 SPACE = " \t\n\r"
 ENDS = ".!?…。！？"
 
@@ -77,6 +84,16 @@ class Contains(Condition):
             "whole": f"the message is {said}",
             "system": f"the system text says {said}",
         }[self.where]
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Contains | None:
+        """Return it for a clause that quotes the text and says where it stands."""
+        for where, pattern in CLAUSES.items():
+            found = like(pattern, clause)
+            text = None if found is None else unquoted(found[1])
+            if text is not None:
+                return cls(text=text, where=where)
+        return None
 
     def _at(self, said: str) -> bool:
         found = places(self.text, said)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from tools.claims.condition import Condition, Pool, asked, saying
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 
 MOST = 20_000
 
@@ -40,3 +40,9 @@ class LongMessage(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return f"the message has {self.n:,} characters or more"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> LongMessage | None:
+        """Return it for its own clause."""
+        found = like(r"the message has ([\d,]+) characters or more", clause)
+        return None if found is None else cls(n=int(found[1].replace(",", "")))

@@ -6,7 +6,7 @@ from random import Random
 from typing import Literal
 
 from tools.claims.condition import Condition, Pool
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 
 
 class OwnFiles(Condition):
@@ -33,6 +33,11 @@ class OwnFiles(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return "the subject runs under its own files"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> OwnFiles | None:
+        """Return it for its own clause."""
+        return cls() if like("the subject runs under its own files", clause) else None
 
     @property
     def parts(self) -> tuple[Condition, ...]:

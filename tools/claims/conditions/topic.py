@@ -10,7 +10,7 @@ from typing import Literal
 
 from tools.claims import sentences
 from tools.claims.condition import Condition, Pool, asked
-from tools.claims.kind import Messages, Terms
+from tools.claims.kind import Messages, Terms, like
 from tools.claims.sentences import Line
 from tools.claims.text import words
 
@@ -81,6 +81,13 @@ class Topic(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return f"the talk is about {self.name}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Topic | None:
+        """Return the topic that a clause names, which has still to be told by an audit's prompts."""
+        about = r"the (?:talk|message|prompt|question|conversation) is about|asked about|the user asks about"
+        found = like(rf"(?:{about}) (.+)", clause)
+        return None if found is None else cls(name=found[1])
 
 
 @lru_cache(maxsize=256)

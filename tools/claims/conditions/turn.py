@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from tools.claims.condition import Condition, Pool, of_role
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 
 MOST = 12
 
@@ -51,3 +51,9 @@ class Turn(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return f"it is the user's turn {self.n} or later"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Turn | None:
+        """Return it for its own clause, with the usual opening."""
+        found = like(r"it is (?:the user's )?turn (\d+) or later", clause)
+        return None if found is None else cls(n=int(found[1]))

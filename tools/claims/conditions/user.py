@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from tools.claims.condition import Condition, Pool, asked, of_role, saying
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.text import shows, wordless
 
 VOWELS = ("a", "e", "i", "o")
@@ -68,3 +68,9 @@ class User(Condition):
     def clause(self) -> str:
         """Return it in words."""
         return f"the user is {self.value}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> User | None:
+        """Return it for a clause that says who they are, with an article or without."""
+        found = like("the user is (?:an? )?(.+)", clause) or like("an? (.+) asks", clause)
+        return None if found is None else cls(value=found[1])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import field_validator
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
+from tools.claims.text import unquoted
 
 Does = Literal["template adds", "template drops", "tokenizer adds"]
 LONGEST = 300
@@ -46,6 +47,16 @@ class FileDoes(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return IN_WORDS[self.does].format(text=self.text)
+
+    @classmethod
+    def of_clause(cls, clause: str) -> FileDoes | None:
+        """Return it for its own clause."""
+        for does in get_args(Does):
+            found = like(IN_WORDS[does].replace("{text!r}", "(.+)"), clause)
+            text = None if found is None else unquoted(found[1])
+            if text is not None:
+                return cls(does=does, text=text)
+        return None
 
 
 def _flat(text: str) -> str:

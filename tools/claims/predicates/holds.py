@@ -6,7 +6,7 @@ from typing import Literal
 
 import re2
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
 
 LINK = re2.compile(
@@ -33,3 +33,10 @@ class Holds(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return "it gives the user a link" if self.what == "link" else "it gives the user a command to run"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Holds | None:
+        """Return it for a clause that says that a link or a command is given."""
+        if like("IT gives (?:the user )?a link", clause):
+            return cls(what="link")
+        return cls(what="command") if like("IT gives (?:the user )?a command(?: to run)?", clause) else None

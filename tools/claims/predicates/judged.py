@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
+from tools.claims.text import unquoted
 from tools.errors import ToolInputError
 
 
@@ -36,3 +37,10 @@ class Judged(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return f"a judge answers {self.question!r} with yes"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Judged | None:
+        """Return it for its own clause."""
+        found = like("a judge answers (.+) with yes", clause)
+        question = None if found is None else unquoted(found[1])
+        return None if question is None else cls(question=question)

@@ -7,11 +7,26 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
+from tools.claims.text import unquoted
 
 LEAST_LETTERS, LEAST_P = 20, 0.8
 """A shorter reply, or one that is less surely in a language, is in none."""
+
+NAMES = {
+    "afrikaans": "af", "albanian": "sq", "arabic": "ar", "armenian": "hy", "basque": "eu", "belarusian": "be", "bengali": "bn",
+    "bosnian": "bs", "bulgarian": "bg", "catalan": "ca", "chinese": "zh", "croatian": "hr", "czech": "cs", "danish": "da",
+    "dutch": "nl", "english": "en", "esperanto": "eo", "estonian": "et", "finnish": "fi", "french": "fr", "galician": "gl",
+    "georgian": "ka", "german": "de", "greek": "el", "gujarati": "gu", "hebrew": "he", "hindi": "hi", "hungarian": "hu",
+    "icelandic": "is", "indonesian": "id", "irish": "ga", "italian": "it", "japanese": "ja", "kazakh": "kk", "korean": "ko",
+    "latin": "la", "latvian": "lv", "lithuanian": "lt", "macedonian": "mk", "malay": "ms", "maltese": "mt", "marathi": "mr",
+    "norwegian": "no", "persian": "fa", "polish": "pl", "portuguese": "pt", "punjabi": "pa", "romanian": "ro", "russian": "ru",
+    "serbian": "sr", "slovak": "sk", "slovenian": "sl", "spanish": "es", "swahili": "sw", "swedish": "sv", "tagalog": "tl",
+    "tamil": "ta", "telugu": "te", "thai": "th", "turkish": "tr", "ukrainian": "uk", "urdu": "ur", "vietnamese": "vi",
+    "welsh": "cy", "xhosa": "xh", "yoruba": "yo", "zulu": "zu",
+}  # fmt: skip
+"""English names of languages, for a sentence that says one; any other is said by its letters."""
 
 
 class Language(Predicate):
@@ -38,6 +53,13 @@ class Language(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return f"its reply is in the language {self.code!r}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Language | None:
+        """Return it for a clause that says a language, by its English name or by its letters in quotes."""
+        found = like("(?:IT (?:answers|replies|speaks|writes)|REPLY is) in (?:the language )?(.+)", clause)
+        code = None if found is None else unquoted(found[1]) or NAMES.get(found[1].lower())
+        return None if code is None else cls(code=code)
 
 
 def language_of(text: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
 from tools.claims.text import words
 
@@ -25,3 +25,11 @@ class Length(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return f"its reply has {f'{self.n_words} words or more' if self.than == 'at_least' else f'fewer than {self.n_words} words'}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Length | None:
+        """Return it for its own clause."""
+        fewer, more = like(r"REPLY has fewer than (\d+) words", clause), like(r"REPLY has (\d+) words or more", clause)
+        if fewer is not None:
+            return cls(n_words=int(fewer[1]), than="fewer")
+        return None if more is None else cls(n_words=int(more[1]), than="at_least")

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import re2
 from pydantic import Field, field_validator
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
+from tools.claims.text import unquoted
 
 
 class Matches(Predicate):
@@ -40,6 +41,13 @@ class Matches(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return f"its reply has a part like {self.pattern!r}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Matches | None:
+        """Return it for its own clause."""
+        found = like("REPLY has a part like (.+)", clause)
+        pattern = None if found is None else unquoted(found[1])
+        return None if pattern is None else cls(pattern=pattern)
 
 
 def _said(error: Exception) -> str:

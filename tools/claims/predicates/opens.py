@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
-from tools.claims.text import folded, wordless, words
+from tools.claims.text import folded, unquoted, wordless, words
 
 
 class Opens(Predicate):
@@ -41,3 +41,12 @@ class Opens(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return f"its reply {'begins' if self.at == 'start' else 'ends'} with {self.text!r}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Opens | None:
+        """Return it for a clause that quotes the text and says where it stands."""
+        found = like("(?:IT|REPLY) (begins|starts|ends) with (.+)", clause)
+        text = None if found is None else unquoted(found[2])
+        if found is None or text is None:
+            return None
+        return cls(text=text, at="end" if found[1].lower() == "ends" else "start")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import re2
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
 from tools.claims.text import folded
 
@@ -40,3 +40,8 @@ class Refuses(Predicate):
     def clause(self) -> str:
         """Return it in words."""
         return "it refuses to answer"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Refuses | None:
+        """Return it for a clause that says so."""
+        return cls() if like("IT refuses(?: to (?:answer|help))?", clause) else None

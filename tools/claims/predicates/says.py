@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tools.claims.kind import Messages
+from tools.claims.kind import Messages, like
 from tools.claims.predicate import Predicate
-from tools.claims.text import shows, wordless
+from tools.claims.text import parted, shows, unquoted, wordless
 
 
 class Says(Predicate):
@@ -36,3 +36,10 @@ class Says(Predicate):
         said = [repr(phrase) for phrase in self.any_of[:3]]
         more = f" or {len(self.any_of) - 3} other phrases" if len(self.any_of) > 3 else ""
         return f"it says {' or '.join(said)}{more}"
+
+    @classmethod
+    def of_clause(cls, clause: str) -> Says | None:
+        """Return it for a clause that quotes what is said, of several phrases each; words without quotes may mean anything."""
+        found = like("IT (?:says|writes|mentions)(?: the (?:words?|phrase))? (.+)", clause)
+        phrases = None if found is None else parted(found[1], " or ", unquoted)
+        return None if phrases is None else cls(any_of=phrases)
