@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 from tools.claims.catalogue import Catalogue, Topics
 from tools.claims.condition import CONDITIONS, Condition
 from tools.claims.conditions.always import Always
 from tools.claims.conditions.combined import AllOf, AnyOf
+from tools.claims.conditions.contains import Contains
 from tools.claims.conditions.topic import Topic
 from tools.claims.labels import TOPIC, labelled
 from tools.claims.predicate import PREDICATES, Predicate
@@ -78,22 +80,32 @@ def _ways(text: str, known: Catalogue, topics: Topics) -> list[tuple[Condition |
 
 
 def _condition(text: str, known: Catalogue, topics: Topics) -> Condition | None:
-    """Return the condition that clauses name: `and` binds before `or`, unless `either` stands before it."""
+    """Return the condition that clauses name: `and` binds before `or`, but for what stands behind `either`."""
 
+    @cache
     def one(clause: str) -> Condition | None:
         bare = clause.removeprefix("either ")
         if bare != clause:
-            several = any_of(bare)
-            return several if isinstance(several, AnyOf) else None
-        return _simple(clause, known, topics)
+            return several(bare, " or ", AnyOf)
+        found = _simple(clause, known, topics)
+        return None if found is None or not (isinstance(found, Contains) or ends_alone(clause)) else found
 
+    def several(clause: str, joint: str, kind: type[AllOf | AnyOf]) -> Condition | None:
+        parts = parted(clause, joint, one if kind is AllOf else all_of)
+        return kind(of=parts) if parts is not None and len(parts) > 1 else None
+
+    @cache
     def all_of(clause: str) -> Condition | None:
-        found = parted(clause, " and ", one)
-        return None if found is None else found[0] if len(found) == 1 else AllOf(of=found)
+        return several(clause, " and ", AllOf) or one(clause)
 
+    @cache
     def any_of(clause: str) -> Condition | None:
-        found = parted(clause, " or ", all_of)
-        return None if found is None else found[0] if len(found) == 1 else AnyOf(of=found)
+        return all_of(clause) or several(clause, " or ", AnyOf)
+
+    def ends_alone(clause: str) -> bool:
+        """Return whether no other clause stands behind a joint in this one: a value without quotes would take it in."""
+        joints = re.finditer(" (?:and|or) (?:either )?", clause)
+        return all(any_of(clause[joint.end() :]) is None for joint in joints)
 
     return any_of(text)
 
