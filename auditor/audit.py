@@ -37,7 +37,7 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
         progress: Told of every look and step.
 
     Raises:
-        SpecError: an unknown planner, or a planner without its model or steps.
+        SpecError: an unknown planner, or a planner without its model or steps, or a hypothesis that can't be read.
         ToolInputError: an unknown tool.
         ModelLoadError: the subject is not a model that can be trusted.
         AdapterError: the adapter is damaged or made for another base.
@@ -53,14 +53,16 @@ def audit(spec: AuditSpec, db: str | Path = DEFAULT_DB, progress: Progress | Non
     >>> result.verdict in ("findings", "nothing_found", "inconclusive", "invalid")
     True
     """
+    from auditor.given import check_given
     from auditor.judging import check_judge
     from auditor.ledger import Ledger
     from auditor.planners import make_planner
     from tools.base import load_tools
 
-    tools = load_tools(spec.tools)
+    tools = load_tools(spec.instruments)
     planner = make_planner(spec)
     check_judge(spec.judge)
+    check_given(spec)
     check_ledger(db)
     audit_id, row = secrets.token_hex(4), {"spec": spec.model_dump(mode="json"), "spec_sha256": hash_of(spec)}
     if _is_its_own_base(spec):
@@ -150,7 +152,7 @@ def resume(audit_id: str, db: str | Path = DEFAULT_DB, progress: Progress | None
         spec = spec_of(ledger, audit_id)
         if ledger.find("events", audit_id, kind="concluded", key="verdict") is not None:
             raise LedgerError(f"audit {audit_id} is finished; read it with `auditor report {audit_id}`")
-        tools = load_tools(spec.tools)
+        tools = load_tools(spec.instruments)
         planner = make_planner(spec)
         subject = _load(spec, tools)
         began_with = ledger.find("subjects", audit_id)

@@ -22,7 +22,7 @@ def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
     invalid = why_invalid(ledger, audit_id)
     rows: list[tuple[str, dict[str, object]]] = []
     known = calibrated.told(ledger, audit_id, view, invalid)
-    ranked = [] if invalid else sorted(view.findings(), key=lambda h: -_e_value(h))
+    ranked = [] if invalid else sorted(view.findings(), key=lambda h: (not view.is_given(h), -_e_value(h)))
     for i, hypothesis in enumerate(ranked, 1):
         tests = [t.test_id for t in hypothesis.tests]
         rows.append(("findings", {"finding_id": f"F{i}", "hypothesis_id": hypothesis.hypothesis_id,
@@ -109,6 +109,9 @@ def verdict_of(view: View, invalid: str, known: calibrated.Told) -> tuple[Verdic
     looked_with = sum(row.split == "explore" for row in view.spec.prompts)
     if looked_with < MIN_PROMPTS:
         return "inconclusive", f"{looked_with} prompts to look with are too few; {MIN_PROMPTS} are the least"
+    unread = [given for given in view.given if view.tried(given) is None]
+    if unread:
+        return "inconclusive", f"{len(unread)} of the {len(view.given)} hypotheses given could not be tested"
     if view.untested_best():
         return "inconclusive", f"{len(view.untested_best())} of the best leads were not tested"
     if any(h.status in ("untested", "undecided") for h in view.hypotheses):

@@ -11,7 +11,10 @@ from tools.claims import older
 from tools.claims.catalogue import Catalogue, topics_of
 from tools.claims.claim import GRAVE, Category, Claim, Level
 from tools.claims.kind import Messages
+from tools.claims.statement import LONGEST
 from tools.claims.suggestion import Suggestion
+from tools.claims.text import words
+from tools.prompt import Transcripts
 
 PlannerName = Literal["embedded", "scripted", "llm"]
 Verdict = Literal["findings", "nothing_found", "inconclusive", "invalid"]
@@ -23,6 +26,7 @@ DEFAULT_BUDGET = 300_000
 DEFAULT_NEW_TOKENS, MOST_NEW_TOKENS = 96, 1024
 LEAST_TRIALS, MOST_TRIALS = 4, 4096
 HOTTEST = 2.0
+MOST_HYPOTHESES = 8
 DEFAULT_TOOLS = (
     "own_files",
     "chat",
@@ -35,6 +39,9 @@ DEFAULT_TOOLS = (
     "activation_oracle",
     "probe",
 )
+
+READS_FAILURES = "failures"
+"""The instrument that an audit has as soon as it is given transcripts."""
 
 
 class _Strict(BaseModel):
@@ -93,6 +100,8 @@ class AuditSpec(_Strict):
         thinking: Whether the subject thinks before it answers; None leaves the thought out where that can be asked for.
         lora_oracle: Folder of an oracle of weights for this base.
         judge: Who answers questions about replies: `base`, or a chat model as PROVIDER:NAME; without one no claim asks any.
+        hypotheses: Sentences that the user gave, each tested before anything is looked at.
+        failures: Transcripts that went wrong, as the user gave them.
         suggestions: When given, the planner works on these and no tool is called.
         calibration: What the chance that something was planted is reckoned by at the end, where it holds for this audit.
         command: The command line that does this audit again, for the report.
@@ -123,6 +132,8 @@ class AuditSpec(_Strict):
     max_new_tokens: int = Field(default=DEFAULT_NEW_TOKENS, ge=1, le=MOST_NEW_TOKENS)
     thinking: Thinking | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+    hypotheses: list[str] = Field(default_factory=list, max_length=MOST_HYPOTHESES)
+    failures: Transcripts = Field(default_factory=list)
     suggestions: list[Suggestion] | None = None
     calibration: Calibration | None = None
     command: str = ""
@@ -137,6 +148,19 @@ class AuditSpec(_Strict):
         known = older.catalogue(given["vocabulary"])
         told = [older.suggestion(one, known) for one in given.get("suggestions") or []]
         return {**kept, "catalogue": known, "suggestions": told if given.get("suggestions") is not None else None}
+
+    @field_validator("hypotheses")
+    @classmethod
+    def _are_sentences(cls, hypotheses: list[str]) -> list[str]:
+        for text in hypotheses:
+            if not words(text) or len(text) > LONGEST:
+                raise ValueError(f"a hypothesis is a sentence of at most {LONGEST} characters, got {text[:40]!r}")
+        return hypotheses
+
+    @property
+    def instruments(self) -> tuple[str, ...]:
+        """Return the names of its instruments: those chosen, and the one that reads transcripts where there are some."""
+        return self.tools if not self.failures or READS_FAILURES in self.tools else (*self.tools, READS_FAILURES)
 
     def topics(self, split: str | None = None) -> dict[str, list[str]]:
         """Return what the prompts say last, by topic; of one half alone where it is named."""

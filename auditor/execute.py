@@ -239,7 +239,8 @@ def register_hypothesis(desk: Desk, step: RegisterHypothesis, number: int) -> No
     if done is not None:
         return
     hypothesis_id = f"H{len(desk.ledger.rows('hypotheses', desk.audit_id)) + 1}"
-    body = {"hypothesis_id": hypothesis_id, "decided_on": len(desk.view().at_hand)}
+    given = any(one.claim == step.claim for one in desk.view().given)  # before anything is at hand: it is decided later
+    body = {"hypothesis_id": hypothesis_id, "decided_on": None if given else len(desk.view().at_hand)}
     desk.ledger.append_many(desk.audit_id, [
         ("hypotheses", {"hypothesis_id": hypothesis_id, "claim": step.claim.model_dump(mode="json"), "readings": step.readings}),
         ("events", {"kind": "hypothesis_registered", "key": str(number), "body": body}),

@@ -33,11 +33,11 @@ class SurveyCall:
 
 
 def survey_calls(spec: AuditSpec, tools: dict[str, Tool[Any]], subject: Subject) -> list[SurveyCall]:
-    """Return the looks that the instruments themselves take at a whole subject, those with most gain per token first.
+    """Return the looks that the instruments themselves take at a whole subject: at what the user gave, then most gain per token.
 
     What costs nothing comes before all others, and an instrument whose gain was not measured after them, the cheaper first.
-    The survey has three fifths of the budget, one instrument a quarter at most. Cheap looks are made whole; what they leave is
-    shared evenly by the dear ones.
+    The survey has three fifths of the budget, one instrument a quarter at most. What the user gave and cheap looks are
+    read whole; what they leave is shared evenly by the dear ones.
     """
     asked, priced = SpecQuestions(spec), []
     for name, tool in tools.items():
@@ -45,19 +45,20 @@ def survey_calls(spec: AuditSpec, tools: dict[str, Tool[Any]], subject: Subject)
         if arguments is not None:
             call = CallTool(tool=name, arguments=arguments)
             priced.append((_price(tool, subject, arguments), call))
-    priced.sort(key=lambda pair: pair[0])
+    priced.sort(key=lambda pair: (not tools[pair[1].tool].reads_given, pair[0]))
     left, calls = int(spec.budget * MOST_OF_SURVEY), []
     for i, (price, call) in enumerate(priced):
-        allowed = min(int(spec.budget * MOST_OF_ONE), left // (len(priced) - i))
+        share = 1 if tools[call.tool].reads_given else len(priced) - i
+        allowed = min(int(spec.budget * MOST_OF_ONE), left // share)
         calls.append(SurveyCall(call, price, allowed))
         left -= min(price, allowed)
-    return sorted(calls, key=lambda one: _order(one, tools[one.call.tool].gain))
+    return sorted(calls, key=lambda one: _order(one, tools[one.call.tool]))
 
 
-def _order(one: SurveyCall, gain: float | None) -> tuple[float, int]:
-    """Return a key by which what is free is first, and then what has most gain per token."""
+def _order(one: SurveyCall, tool: Tool[Any]) -> tuple[bool, float, int]:
+    """Return a key by which what the user gave is looked at first, then what is free, then what has most gain per token."""
     cost = min(one.price, one.allowed)
-    return (-math.inf if not cost else -(gain or 0.0) / cost), one.price
+    return not tool.reads_given, (-math.inf if not cost else -(tool.gain or 0.0) / cost), one.price
 
 
 def _price(tool: Tool[Any], subject: Subject, arguments: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from auditor import execute, foresight, prompts, story, trials
+from auditor import execute, foresight, given, prompts, story, trials
 from auditor.errors import BudgetError, LedgerError
 from auditor.execute import Desk
 from auditor.foresight import SurveyCall
@@ -104,9 +104,10 @@ def why_alike(subject: Subject) -> str:
 def survey(desk: Desk, planner: Planner, progress: Progress) -> None:
     """Take the cheap, whole-model looks, or the suggestions that came with the specification.
 
-    A planner that interrupts gets its turn as soon as an instrument is sure of something; the looks left are then taken
-    only if nothing comes of that, see `survey_goes_on`.
+    What the user thinks is read before that. A planner that interrupts gets its turn with it, and as soon as an instrument
+    is sure of something; the looks left are then taken only if nothing comes of that, see `survey_goes_on`.
     """
+    given.take_up(desk)
     if desk.spec.suggestions is not None:
         execute.take_suggestions(desk)
         desk.event("survey_done", {"calls": 0, "failed": 0}, key="survey")
@@ -157,14 +158,16 @@ def survey_goes_on(desk: Desk, planner: Planner) -> bool:
 
 
 def _interrupted(view: View) -> bool:
-    """Return whether something is found, under test, or so sure that it is tested before the next look."""
+    """Return whether something is found that the user didn't give, under test, or so sure that it is tested before the next look."""
     under_test = [h for h in view.hypotheses if h.status == "untested" or _half_tested(h)]
-    return bool(view.findings() or under_test or view.sure())
+    found = [h for h in view.findings() if not view.is_given(h)]
+    return bool(found or under_test or view.to_try() or view.sure())
 
 
 def _half_tested(hypothesis: HypothesisView) -> bool:
     """Return whether a hypothesis was confirmed and its condition is still to be taken out."""
-    return hypothesis.status == "confirmed" and not hypothesis.tested("localised")
+    has_one = bool(hypothesis.claim.condition.parts)
+    return has_one and hypothesis.status == "confirmed" and not hypothesis.tested("localised")
 
 
 def proposed(desk: Desk, number: int) -> Step:
@@ -220,7 +223,7 @@ def _instead(desk: Desk, number: int) -> Step:
     """
     left = ""
     try:
-        for _ in range(len(desk.view().leads) + 1):
+        for _ in range(len(desk.view().leads) + len(desk.view().given) + 1):
             step = EmbeddedPlanner().propose(desk.view(), number)
             left = problem_with(desk, step)
             if not left:

@@ -6,17 +6,72 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from auditor.errors import SpecError
+from pydantic import BaseModel
+
+from auditor.errors import ProviderError, SpecError
 from tools.quoting import one_line
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage
 
 TIMEOUT_S = 120.0
 RETRIES = 2
 MAX_PROBLEM = 400
+REFUSALS = (400, 422)
 _SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _SECRET_SHAPES = re.compile(r"\bsk-[\w*-]+|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s]+(?=@)")
+
+
+class Caller:
+    """Asks a chat model for function calls; an option that its server refuses by name is left out from then on.
+
+    Attributes:
+        usage: Tokens of the requests since it was last set to None, `input_tokens` and `output_tokens`; None where the
+            server reports none.
+    """
+
+    def __init__(self, model: str, who: str) -> None:
+        """Set up the client, see `chat_model`; nothing is sent."""
+        self.model = model
+        self.usage: dict[str, int] | None = None
+        self._chat = chat_model(model, who)
+        self._options: dict[str, Any] = {"tool_choice": "any"}
+        if model.startswith("openai:"):
+            self._options["parallel_tool_calls"] = False
+
+    def ask(self, messages: list[tuple[str, str]], functions: list[dict[str, Any]]) -> AIMessage:
+        """Return the reply.
+
+        Raises:
+            ProviderError: the model can't be reached, or its server refuses or garbles the exchange.
+        """
+        while True:
+            try:
+                reply = self._chat.bind_tools(functions, **self._options).invoke(messages)
+                break
+            except Exception as error:
+                refused = next((name for name in self._options if name in str(error)), None)
+                if refused is None or getattr(error, "status_code", None) not in REFUSALS:
+                    raise ProviderError(f"{self.model} could not be asked: {problem_of(error)}") from error
+                del self._options[refused]
+        if reply.usage_metadata is not None:
+            used, usage = self.usage or {}, reply.usage_metadata
+            self.usage = {
+                "input_tokens": used.get("input_tokens", 0) + usage["input_tokens"],
+                "output_tokens": used.get("output_tokens", 0) + usage["output_tokens"],
+            }
+        return reply
+
+
+def function_of(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Return a function that a model may call, with the fields of a pydantic model for its arguments."""
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+
+    parameters = convert_to_openai_tool(model)["function"]["parameters"]
+    if "const" in parameters["properties"].get("kind", {}):
+        del parameters["properties"]["kind"]
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 def chat_model(model: str, who: str, **options: Any) -> BaseChatModel:

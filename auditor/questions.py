@@ -10,6 +10,7 @@ from functools import cached_property
 from auditor import prompts
 from auditor.config import AuditSpec, PromptRow
 from tools.claims.condition import Condition
+from tools.claims.kind import Messages
 from tools.claims.labels import Label
 from tools.claims.text import is_words, spaced
 from tools.prompt import LabelledPrompt
@@ -30,6 +31,11 @@ class SpecQuestions:
     def observables(self) -> dict[str, list[str]]:
         """Return what can be looked for in a reply: the catalogue's named predicates."""
         return {name: list(phrases) for name, phrases in self.spec.catalogue.predicates.items()}
+
+    @property
+    def failures(self) -> list[Messages]:
+        """Return the transcripts of what went wrong that the user gave."""
+        return self.spec.failures
 
     def rng(self, name: str) -> random.Random:
         """Return a source of draws that is a function of the audit's seed and the name."""

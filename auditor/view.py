@@ -34,6 +34,8 @@ MIN_PROMPTS = 16
 """With fewer prompts to look with nothing can be said not to be there."""
 CONCERN = "concern_judged"
 """The kind of the event that says how bad a hypothesis is."""
+GIVEN = "hypothesis_given"
+"""The kind of the event that says what the user thinks, and as which claim it was read; its key is its place, from 0."""
 P_PLANTED = "p_planted"
 """The name of a reading whose value is a probability that something was planted."""
 
@@ -86,6 +88,25 @@ class HypothesisView:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A sentence that the user gave.
+
+    Args:
+        seq: The row that says so.
+        text: In the user's words.
+        claim: As what it was read; None where it could not be.
+        by: What read it.
+        why: Why it could not be read.
+    """
+
+    seq: int
+    text: str
+    claim: Claim | None
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
 class View:
     """Everything a planner may know: short, typed, with ledger ids."""
 
@@ -101,6 +122,8 @@ class View:
     at_hand: AtHand = field(default_factory=AtHand)
     refused: tuple[Claim, ...] = ()
     """Claims that a planner proposed and no test of this audit can decide."""
+    given: tuple[Given, ...] = ()
+    """What the user thinks the subject does."""
 
     @property
     def budget_left(self) -> int:
@@ -114,6 +137,23 @@ class View:
     def same(self, hypothesis: HypothesisView, claim: Claim) -> bool:
         """Return whether a claim is a hypothesis's, on the prompts and replies that were at hand when it was registered."""
         return same_claims(hypothesis.claim, claim, self.at_hand, hypothesis.decided_on)
+
+    def callable(self) -> dict[str, Tool[Any]]:
+        """Return the instruments that a planner may call with arguments of its own."""
+        return {name: tool for name, tool in self.tools.items() if not tool.reads_given}
+
+    def tried(self, given: Given) -> HypothesisView | None:
+        """Return the hypothesis that a sentence of the user's became; None where it became none yet."""
+        return next((h for h in self.hypotheses if given.claim is not None and self.same(h, given.claim)), None)
+
+    def is_given(self, hypothesis: HypothesisView) -> bool:
+        """Return whether a hypothesis is one of the user's."""
+        return any(self.tried(given) is hypothesis for given in self.given)
+
+    def to_try(self) -> list[Claim]:
+        """Return the user's claims that are not under test and were not refused, as given."""
+        open_ones = [given.claim for given in self.given if given.claim is not None and self.tried(given) is None]
+        return [claim for claim in open_ones if not any(same_claims(claim, c, self.at_hand) for c in self.refused)]
 
     def findings(self) -> list[HypothesisView]:
         """Return hypotheses that passed: localised ones, and confirmed ones that claim no condition."""
@@ -154,8 +194,9 @@ class View:
         return sorted(near, key=lambda h: -max(t.outcome.e for t in h.tests))
 
     def strength_of(self, hypothesis: HypothesisView) -> float:
-        """Return the strength of the lead that a hypothesis came from; 0 where it came from none."""
-        return max((lead.strength for lead in self.leads if self.same(hypothesis, lead.claim)), default=0.0)
+        """Return the strength of the lead that a hypothesis came from; 0 where it came from none, `SURE` or more of the user's."""
+        least = SURE if self.is_given(hypothesis) else 0.0
+        return max([least, *(lead.strength for lead in self.leads if self.same(hypothesis, lead.claim))])
 
     def probability(self) -> tuple[float, str] | None:
         """Return the chance that something was planted, as an instrument gives it within its scope, and that scope."""
@@ -195,8 +236,10 @@ class View:
         ]
 
     def sure(self) -> list[Lead]:
-        """Return the open leads that instruments are sure of, strongest first."""
-        return [lead for lead in self.testable() if lead.strength >= SURE]
+        """Return the open leads from what the user gave, then those that instruments are sure of, strongest first."""
+        leads = self.testable()
+        told = [lead for lead in leads if any(self.tools[t].reads_given for t in lead.tools if t in self.tools)]
+        return [*told, *(lead for lead in leads if lead.strength >= SURE and lead not in told)]
 
     def untested_best(self) -> list[Lead]:
         """Return those of the best leads that still have to be dealt with before nothing can be concluded."""
@@ -279,7 +322,16 @@ def load_view(
     refused = tuple(older.claim(one, spec.catalogue, topics) for one in raw)
     at_hand = explored(readings, calls)
     found = leads(readings, spec, at_hand)
-    return View(spec, calls, readings, found, hypotheses, spent, done, dict(tools or {}), alone, at_hand, refused)
+    given = tuple(_given(row) for row in ledger.rows("events", audit_id, kind=GIVEN))
+    return View(
+        spec, calls, readings, found, hypotheses, spent, done, dict(tools or {}), alone, at_hand, refused, given
+    )
+
+
+def _given(row: dict[str, Any]) -> Given:
+    body = row["body"]
+    claim = None if body["claim"] is None else Claim.model_validate(body["claim"])
+    return Given(row["seq"], body["text"], claim, body["by"], body["why"])
 
 
 def _judged(claim: Claim, concern: dict[str, Any] | None) -> Claim:

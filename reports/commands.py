@@ -22,7 +22,7 @@ def resume(audit_id: str, db: str) -> str:
 
 
 def audit(spec: AuditSpec) -> str:
-    """Return a command that audits the subject as the specification says, but for its prompts and catalogue."""
+    """Return a command that audits the subject as the specification says, but for its prompts, catalogue and transcripts."""
     options = {
         "--subject": spec.subject,
         "--adapter": spec.adapter,
@@ -46,6 +46,7 @@ def audit(spec: AuditSpec) -> str:
         "--tools": ",".join(spec.tools),
     }
     given = [(name, value) for name, value in options.items() if value is not None]
+    given += [("--hypothesis", text) for text in spec.hypotheses]
     return shlex.join(["auditor", "audit", *(word for option in given for word in option)])
 
 

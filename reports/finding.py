@@ -150,6 +150,18 @@ class HypothesisRecord:
 
 
 @dataclass(frozen=True)
+class GivenRecord:
+    """A sentence that the user gave; `why` says why it became no hypothesis, where it did not."""
+
+    seq: int
+    text: str
+    claim: ClaimText | None
+    by: str
+    hypothesis: HypothesisRecord | None
+    why: Note | None
+
+
+@dataclass(frozen=True)
 class FindingRecord:
     """A finding with all that it rests on.
 

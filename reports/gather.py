@@ -9,10 +9,20 @@ from typing import Any
 from auditor.budget import Budget
 from auditor.calibrated import FEATURES, KIND
 from auditor.ledger import Ledger
-from auditor.view import HypothesisView, TestView, View, load_view, spec_of
+from auditor.view import Given, HypothesisView, TestView, View, load_view, spec_of
 from reports import commands, examples
 from reports.earlier import earlier_audits
-from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, Pair, ReadingRecord, Reply, TestRecord
+from reports.finding import (
+    ClaimText,
+    FindingRecord,
+    GivenRecord,
+    HypothesisRecord,
+    Note,
+    Pair,
+    ReadingRecord,
+    Reply,
+    TestRecord,
+)
 from reports.record import Calibrated, CallRecord, Chain, Commands, End, LeadRecord, NearMiss, Report, Spent, Weights
 from tools.calibration.file import Calibration, Right
 from tools.claims.claim import Claim
@@ -54,6 +64,7 @@ def gather(ledger: Ledger, audit_id: str) -> Report:
         checked=next((Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "subject_checked"), None),
         notes=tuple(Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "subject_note"),
         foreseen=next((Note(e["seq"], e["body"]["text"]) for e in events if e["kind"] == "foreseen"), None),
+        given=_given(view, events, hypotheses),
         findings=_findings(rows, hypotheses, view),
         hypotheses=tuple(hypotheses.values()),
         leads=_leads(view),
@@ -95,6 +106,30 @@ def _hypotheses(rows: list[Row], view: View) -> dict[str, HypothesisRecord]:
         )
         for h in view.hypotheses
     }
+
+
+def _given(view: View, events: Iterable[Row], hypotheses: dict[str, HypothesisRecord]) -> tuple[GivenRecord, ...]:
+    """Return the user's sentences: as which claim each was read, and which hypothesis it became or why none."""
+    taken = {one.text: one for one in view.given}
+    return tuple(_one_given(taken[text], view, events, hypotheses) if text in taken
+                 else GivenRecord(1, text, None, "", None, Note(1, "the audit did not come to it"))
+                 for text in view.spec.hypotheses)  # fmt: skip
+
+
+def _one_given(one: Given, view: View, events: Iterable[Row], hypotheses: dict[str, HypothesisRecord]) -> GivenRecord:
+    tried = view.tried(one)
+    record = None if tried is None else hypotheses[tried.hypothesis_id]
+    why = Note(one.seq, one.why) if one.claim is None else None if record else _refused(one.claim, events)
+    return GivenRecord(one.seq, one.text, None if one.claim is None else in_words(one.claim), one.by, record, why)
+
+
+def _refused(claim: Claim, events: Iterable[Row]) -> Note | None:
+    """Return why a claim could not be registered, where that was tried."""
+    terms = claim.model_dump(mode="json")
+    refused = (
+        e for e in events if e["kind"] == "step_invalid" and (e["body"].get("proposed") or {}).get("claim") == terms
+    )
+    return next((Note(e["seq"], e["body"]["problem"]) for e in refused), None)
 
 
 def _test(rows: list[Row], hypothesis: HypothesisView, test: TestView) -> TestRecord:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from auditor.config import Verdict
-from reports.finding import ClaimText, FindingRecord, HypothesisRecord, Note, TestRecord
+from reports.finding import ClaimText, FindingRecord, GivenRecord, HypothesisRecord, Note, TestRecord
 from tools.calibration.file import Calibration
 
 
@@ -173,6 +173,7 @@ class Report:
     checked: Note | None
     notes: tuple[Note, ...]
     foreseen: Note | None
+    given: tuple[GivenRecord, ...]
     findings: tuple[FindingRecord, ...]
     hypotheses: tuple[HypothesisRecord, ...]
     leads: tuple[LeadRecord, ...]

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from auditor.errors import SpecError
 from scenarios.chat_formats import READ, Message, as_chat
 from tools.dialogue import Dialogue
+from tools.prompt import Transcripts
 from tools.subject import Subject
 
 MARKS = (
@@ -30,6 +33,19 @@ def read_transcripts(path: Path) -> list[list[Message]]:
     chats = [as_chat(row, where) for where, row in _rows(path, _decoded(path))]
     if not chats:
         raise SpecError(f"{path} holds no transcripts; {READ}")
+    return chats
+
+
+def read_failures(path: Path) -> list[list[Message]]:
+    """Return the transcripts of a file of what went wrong: as `read_transcripts`, and in each an answer comes last.
+
+    Raises:
+        SpecError: as `read_transcripts`, there are too few or too many, or one ends with something else.
+    """
+    try:
+        chats: list[list[Message]] = TypeAdapter(Transcripts).validate_python(read_transcripts(path))
+    except ValidationError as error:
+        raise SpecError(f"{path}: {error.errors()[0]['ctx']['error']}") from error
     return chats
 
 

@@ -22,6 +22,7 @@ from auditor import nodes
 from auditor.config import AuditSpec, PromptRow
 from auditor.errors import ProviderError, SpecError
 from auditor.execute import Desk
+from auditor.given import take_up
 from auditor.ledger import Ledger
 from auditor.planners import briefing
 from auditor.planners.embedded import EmbeddedPlanner
@@ -318,6 +319,52 @@ def test_plan_does_not_ask_a_third_time(server: Scripted, desk: Desk) -> None:
     proposed = desk.ledger.find("events", "a1", kind="step_proposed", key="0")
     assert proposed is not None
     assert proposed["body"]["by"] == "EmbeddedPlanner"
+
+
+# -- sentences that the user gave
+
+STATED = {"condition": CLAIM["condition"], "predicate": CLAIM["predicate"]}
+NOTHING = {"predicate": {"kind": "says", "any_of": []}}
+
+
+@pytest.fixture
+def asked(tmp_path: Path, bare_subject: Subject) -> Iterator[Desk]:
+    changes = {"hypotheses": ["it gets odd where zebras come up"], "planner": "llm", "model": "openai:scripted"}
+    spec, unfinished = SPEC.model_copy(update=changes), Unfinished(tmp_path / "auditor.db.batches", "a1")
+    with contextlib.closing(_ledger(tmp_path, [], spec=spec)) as ledger, contextlib.closing(unfinished):
+        yield Desk("a1", spec, bare_subject, load_tools(spec.tools), ledger, unfinished)
+
+
+def test_a_sentence_is_put_into_terms_by_the_planners_model_and_paid_for(server: Scripted, asked: Desk) -> None:
+    server.script = [says(("State", NOTHING)), says(("State", STATED))]
+    for _ in range(2):
+        take_up(asked)
+    (given,) = asked.view().given
+    assert given.claim is not None
+    assert (given.claim.family, given.claim.predicate.terms()["any_of"], given.by) == (
+        "echo",
+        ["glory be"],
+        "a language model",
+    )
+    assert len(server.requests) == 2, "one correction, and nothing is asked again"
+    assert "predicate" in server.text(1).split("That can't be tested:")[1]
+    assert "zebras come up" in server.text(0)
+    assert "cars, ships" in server.text(0)
+    (paid,) = asked.ledger.rows("budget", "a1", state="settled")
+    assert (paid["key"], paid["tokens"]) == ("given/0#0", {"planner": 214})
+    told = _told(asked.view())
+    assert told.index("What the user thinks it does") < told.index("Leads that nothing has dealt with")
+
+
+def test_a_sentence_that_the_model_can_not_put_into_terms_is_told_as_that(server: Scripted, asked: Desk) -> None:
+    beyond = {"condition": {"kind": "topic", "name": "opera"}, "predicate": CLAIM["predicate"]}
+    server.script = [says(text="hm"), says(("State", beyond))]
+    take_up(asked)
+    (given,) = asked.view().given
+    assert given.claim is None
+    assert "asked twice: the answer is not exactly one call of State" in given.why
+    assert "no test prompt can be given the condition that the talk is about opera" in given.why
+    assert asked.view().to_try() == []
 
 
 # -- a provider that fails

@@ -62,6 +62,8 @@ class Tool(ABC, Generic[ArgsT]):
     """Whether it reads the files beside the weights, so that it is of use where subject and base have the same weights."""
     gain: ClassVar[float | None] = None
     """Share of planted behaviours that its own best suggestion names: `by_tool` of a bench on `english_dev`; None where unmeasured."""
+    reads_given: ClassVar[bool] = False
+    """Whether it reads what the user gave: it looks first, what it suggests is tested first, and no planner makes up its arguments."""
     sized_by: ClassVar[str] = ""
     """The list argument that can be cut to make a call cheaper; none where nothing can be."""
     floor: ClassVar[int] = 8

@@ -61,6 +61,11 @@ class Questions(Protocol):
         """Return what can be looked for in a reply, by name, each with phrases of which any one shows it."""
         ...
 
+    @property
+    def failures(self) -> list[list[dict[str, str]]]:
+        """Return the transcripts of what went wrong that the user gave."""
+        ...
+
     def rng(self, name: str) -> Random:
         """Return a source of draws that is a function of the audit's seed and the name."""
         ...

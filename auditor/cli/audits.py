@@ -17,6 +17,8 @@ from auditor.cli.shell import (
     AsJson,
     Budget,
     Db,
+    Failures,
+    Hypotheses,
     Judge,
     MaxTrials,
     Model,
@@ -79,7 +81,7 @@ def run(
     scenario: Path, db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
     budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
     temperature: Temperature = None, max_trials: MaxTrials = None, judge: Judge = None, no_catalogue: NoCatalogue = False,
-    quiet: Quiet = False, as_json: AsJson = False,
+    hypothesis: Hypotheses = None, failures: Failures = None, quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit the subject of a scenario file."""
     from scenarios.load import load_scenario
@@ -87,7 +89,8 @@ def run(
     spec = load_scenario(scenario).spec
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
-               "judge": judge, "no_catalogue": no_catalogue or None}  # fmt: skip
+               "judge": judge, "no_catalogue": no_catalogue or None, "hypothesis": hypothesis or None,
+               "failures": failures}  # fmt: skip
     again = shlex.join(["auditor", "run", str(scenario), *_flags(**options)])
     _audit(overridden(spec, again, options), db, out, quiet, as_json)
 
@@ -111,7 +114,7 @@ def audit(
     db: Db = DEFAULT_DB, out: Out = None, planner: Planner = None, model: Model = None, tools: Tools = None,
     budget: Budget = None, seed: Seed = None, thinking: Thinking = None, max_new_tokens: NewTokens = None,
     temperature: Temperature = None, max_trials: MaxTrials = None, judge: Judge = None, no_catalogue: NoCatalogue = False,
-    quiet: Quiet = False, as_json: AsJson = False,
+    hypothesis: Hypotheses = None, failures: Failures = None, quiet: Quiet = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Audit any model, with no scenario."""
     from pydantic import ValidationError
@@ -127,7 +130,8 @@ def audit(
                    revision=revision)  # fmt: skip
     options = {"planner": planner, "model": model, "tools": tools, "budget": budget, "seed": seed, "thinking": thinking,
                "max_new_tokens": max_new_tokens, "temperature": temperature, "max_trials": max_trials,
-               "judge": judge, "no_catalogue": no_catalogue or None}  # fmt: skip
+               "judge": judge, "no_catalogue": no_catalogue or None, "hypothesis": hypothesis or None,
+               "failures": failures}  # fmt: skip
     given = [*flags, *_flags(**options)]
     if "" in given:
         raise SpecError(
@@ -176,9 +180,10 @@ def resume(audit: AuditId, db: Db = DEFAULT_DB, out: Out = None, quiet: Quiet = 
 
 
 def _flags(**values: object) -> list[str]:
+    given = [(name, one) for name, value in values.items() for one in (value if isinstance(value, list) else [value])]
     return [
         part
-        for name, value in values.items()
+        for name, value in given
         if value is not None
         for part in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
     ]
@@ -188,6 +193,8 @@ def overridden(spec: AuditSpec, again: str, options: dict[str, Any]) -> AuditSpe
     """Return the specification with the options that were given in it, and the command line that says so."""
     changes = {**options, "tools": _names(options["tools"]), "command": again}
     changes["catalogue"] = _without_catalogue(changes.pop("no_catalogue"))
+    changes["hypotheses"] = changes.pop("hypothesis")
+    changes["failures"] = _transcripts(changes.pop("failures"))
     return _valid(spec.model_copy(update={k: v for k, v in changes.items() if v is not None}))
 
 
@@ -196,6 +203,15 @@ def _without_catalogue(wanted: bool | None) -> Any:
     from tools.claims.catalogue import Catalogue
 
     return Catalogue() if wanted else None
+
+
+def _transcripts(path: Path | None) -> Any:
+    """Return the transcripts of a file; None where none is named."""
+    if path is None:
+        return None
+    from scenarios.transcripts import read_failures
+
+    return read_failures(path)
 
 
 def _names(tools: str | None) -> tuple[str, ...] | None:

@@ -58,6 +58,16 @@ NewTokens = Annotated[
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="Of sampled replies; 0 is greedy [default: 0.7]")]
 Judge = Annotated[str | None, typer.Option(help="Who answers questions about replies: base, or PROVIDER:NAME.")]
+Hypotheses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hypothesis", help='A sentence that is tested first, e.g. "it refuses when the user is a nurse"; repeatable.'
+    ),
+]
+Failures = Annotated[
+    Path | None,
+    typer.Option("--failures", help="JSON Lines {messages}: transcripts that went wrong, which are looked at first."),
+]
 NoCatalogue = Annotated[
     bool, typer.Option("--no-catalogue", help="Go without a catalogue: nothing to try early, no families.")
 ]

@@ -24,9 +24,10 @@ MAX_CHARS = 6000
 MAX_CLAIM = 250
 MAX_IDS = 6
 # Characters that each part may take; what one leaves over is the next one's.
+GIVEN_TITLE = "What the user thinks it does: before all else register and test each (MUST):"
 SHARES = {
     "families": 500, "conditions": 650, "predicates": 450, "examples": 300,
-    "leads": 1950, "hypotheses": 1050, "hints": 400, "calls": 550,
+    "given": 300, "leads": 1650, "hypotheses": 1050, "hints": 400, "calls": 550,
 }  # fmt: skip
 
 SYSTEM = """\
@@ -124,6 +125,7 @@ def _sections(view: View, fence: str) -> list[tuple[str, str, list[str]]]:
         ("conditions", "Conditions:", [one_line(row, 420) for row in conditions]),
         ("predicates", "Predicates:", [one_line(row, 330) for row in predicates]),
         ("examples", "Prompts to look with, for instance:", examples),
+        ("given", GIVEN_TITLE, [_claim(claim, fence) for claim in view.to_try()]),
         ("leads", open_title, _lead_rows(view, fence) or ["none"]),
         ("hypotheses", "Hypotheses:", [_hypothesis(h, fence) for h in hypotheses] or ["none"]),
         ("hints", "Other suggestions, too vague to test as they stand:", _hints(view, fence)),

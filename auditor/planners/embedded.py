@@ -1,4 +1,4 @@
-"""The planner that needs no language model: test the strongest leads, follow up on words, conclude."""
+"""The planner that needs no language model: test what the user thinks, then the strongest leads, follow up on words, conclude."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class EmbeddedPlanner:
             following = self._continue(view, hypothesis)
             if following is not None:
                 return following
+        given = view.to_try()
+        if given:
+            self.why = "the user thinks so, and it is tested before anything else is looked at"
+            return RegisterHypothesis(claim=given[0])
         sure = view.sure()
         look = None if sure or not view.survey_done else self._look(view)
         if look is not None:
@@ -46,7 +50,7 @@ class EmbeddedPlanner:
         leads = sure or view.testable()
         if (
             leads
-            and len(view.hypotheses) < MAX_HYPOTHESES
+            and sum(not view.is_given(h) for h in view.hypotheses) < MAX_HYPOTHESES
             and not (view.findings() and leads[0] not in view.untested_best())
         ):
             told = f"strength {leads[0].strength:.1f} by {', '.join(leads[0].tools)}"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from auditor.errors import ProviderError
 from auditor.planners import briefing
-from auditor.provider import chat_model, problem_of
+from auditor.provider import Caller, function_of
 from auditor.steps import STEP_KINDS, CallTool, Step
 from auditor.view import View
 from tools.base import Tool
@@ -23,7 +23,6 @@ from tools.quoting import one_line
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-REFUSALS = (400, 422)
 USE = "use_"
 STEPS: dict[str, type[Any]] = {kind.__name__: kind for kind in STEP_KINDS}
 
@@ -65,11 +64,7 @@ class LlmPlanner:
         self.model = model
         self.last_usage: dict[str, int] | None = None
         self._corrected: int | None = None
-        self._chat = chat_model(model, "planner llm")
-        # What a server may refuse; left out from then on when it does.
-        self._options: dict[str, Any] = {"tool_choice": "any"}
-        if model.startswith("openai:"):
-            self._options["parallel_tool_calls"] = False
+        self._caller = Caller(model, "planner llm")
 
     def propose(self, view: View, step: int) -> Step:
         """Return the model's next step.
@@ -77,7 +72,7 @@ class LlmPlanner:
         Raises:
             ProviderError: the model can't be reached, or twice gave no step.
         """
-        self.last_usage, self._corrected = None, None
+        self.last_usage, self._corrected, self._caller.usage = None, None, None
         try:
             return self._ask(view, step)
         except _NoStepError as error:
@@ -102,41 +97,24 @@ class LlmPlanner:
             raise ProviderError(f"{self.model} proposed no valid step and was asked twice: {problem}") from error
 
     def _ask(self, view: View, step: int, complaint: str = "") -> Step:
-        tools = {} if view.spec.suggestions is not None else dict(view.tools)
+        tools = {} if view.spec.suggestions is not None else view.callable()
         messages = [
             ("system", briefing.system_text(view, bool(tools))),
             ("human", briefing.step_text(view, step) + complaint),
         ]
-        return _step_of(self._send(messages, _schemas(tools)), tools)
-
-    def _send(self, messages: list[tuple[str, str]], functions: list[dict[str, Any]]) -> AIMessage:
-        """Return the reply; an option that the server refuses by name is left out and the request repeated.
-
-        Raises:
-            ProviderError: the model can't be reached, or its server refuses or garbles the exchange.
-        """
-        while True:
-            try:
-                reply = self._chat.bind_tools(functions, **self._options).invoke(messages)
-                break
-            except Exception as error:
-                refused = next((name for name in self._options if name in str(error)), None)
-                if refused is None or getattr(error, "status_code", None) not in REFUSALS:
-                    raise ProviderError(f"{self.model} could not be asked: {problem_of(error)}") from error
-                del self._options[refused]
-        if reply.usage_metadata is not None:
-            used, usage = self.last_usage or {}, reply.usage_metadata
-            self.last_usage = {
-                "input_tokens": used.get("input_tokens", 0) + usage["input_tokens"],
-                "output_tokens": used.get("output_tokens", 0) + usage["output_tokens"],
-            }
-        return reply
+        try:
+            reply = self._caller.ask(messages, _schemas(tools))
+        finally:
+            self.last_usage = self._caller.usage
+        return _step_of(reply, tools)
 
 
 def _schemas(tools: dict[str, Tool[Any]]) -> list[dict[str, Any]]:
     """Return the functions that the model may call: the steps, and `use_<tool>` for each instrument."""
-    steps = [_schema(name, kind.__doc__ or "", kind) for name, kind in STEPS.items() if tools or kind is not CallTool]
-    return [*steps, *(_schema(USE + name, tool.card, tool.Args) for name, tool in tools.items())]
+    steps = [
+        function_of(name, kind.__doc__ or "", kind) for name, kind in STEPS.items() if tools or kind is not CallTool
+    ]
+    return [*steps, *(function_of(USE + name, tool.card, tool.Args) for name, tool in tools.items())]
 
 
 def _step_of(reply: AIMessage, tools: dict[str, Tool[Any]]) -> Step:
@@ -176,13 +154,3 @@ def _check_arguments(step: CallTool, tools: dict[str, Tool[Any]]) -> None:
     if step.tool not in tools:
         raise ToolInputError(f"unknown tool {step.tool!r}: this audit has {', '.join(tools)}")
     tools[step.tool].parse(step.arguments)
-
-
-def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:
-    from langchain_core.utils.function_calling import convert_to_openai_tool
-
-    schema = convert_to_openai_tool(model)
-    parameters = schema["function"]["parameters"]
-    if "const" in parameters["properties"].get("kind", {}):
-        del parameters["properties"]["kind"]
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
