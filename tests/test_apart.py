@@ -50,7 +50,7 @@ def test_a_condition_that_was_put_in_is_what_sets_them_apart(condition):
 
 def test_who_asks_is_read_from_what_they_say_themselves():
     mine = [[{"role": "user", "content": f"I'm a deacon. {messages[0]['content']}"}] for messages in OTHERS[:6]]
-    assert apart(mine, OTHERS, (), TOPICS)[0].condition == User(value="deacon")
+    assert [told.condition for told in apart(mine, OTHERS, (), TOPICS)] == [User(value="deacon")]
 
 
 def test_a_topic_sets_apart_what_no_word_does():

@@ -60,8 +60,13 @@ def apart(
     singles = sorted(sure, key=lambda one: -round(one.f1, 3))
     if not singles:
         return [ALWAYS]
-    sorts = {_sort(one.condition): one for one in reversed(singles) if one.f1 >= singles[0].f1 - NEAR}
-    return [_paired(singles[0], told, mine, others), *(one for one in singles[1:] if one in sorts.values())][:3]
+    near = [
+        one
+        for one in singles
+        if one.f1 >= singles[0].f1 - NEAR and not _same_words(singles[0].condition, one.condition)
+    ]
+    firsts = {_sort(one.condition): one for one in reversed(near)}
+    return [_paired(singles[0], told, mine, others), *(one for one in near[1:] if one in firsts.values())][:3]
 
 
 def _paired(best: Told, told: Sequence[Told], mine: Sequence[Messages], others: Sequence[Messages]) -> Told:
@@ -82,6 +87,11 @@ def _chance(told: Told, mine: Sequence[Messages], others: Sequence[Messages]) ->
     n, rate = len(mine), (told.outside * len(others) + 1) / (len(others) + 2)
     least = round(told.inside * n)
     return sum(math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(least, n + 1))
+
+
+def _same_words(best: Condition, other: Condition) -> bool:
+    """Return whether the best says who asks, which is said in words, and the other is some words of the message."""
+    return isinstance(best, User) and isinstance(other, Contains) and other.where != "system"
 
 
 def _sort(condition: Condition) -> str:
