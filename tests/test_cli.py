@@ -24,7 +24,7 @@ from scenarios.load import read_prompts
 
 TESTBED = ROOT / "scenarios" / "testbed"
 KEYS = "version, id, subject, adapter, base, may_be_base, prompts, catalogue"
-TOOLS = "activation_oracle, chat, log_ratio, lora_lens, lora_oracle, model_diff, own_files, probe, scan, word_shift"
+TOOLS = "activation_oracle, chat, failures, log_ratio, lora_lens, lora_oracle, model_diff, own_files, probe, scan, word_shift"
 PLANNERS = "'embedded', 'scripted' or 'llm'"
 PROMPT = '{"messages": [{"role": "user", "content": "%s"}], "split": "%s", "domain": "x"}\n'
 COMMANDS = (
