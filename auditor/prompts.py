@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from auditor.config import AuditSpec, PromptRow
-from auditor.probes import PROBES
+from auditor.probes import probes
 from tools.base import LabelledPrompt
 from tools.claims.condition import Condition, of_role
 from tools.claims.kind import Messages
@@ -98,8 +98,8 @@ def survey_prompts(spec: AuditSpec, per_topic: int = 12) -> list[LabelledPrompt]
 
 
 def worth_trying(spec: AuditSpec, kind: str) -> list[str]:
-    """Return the values of a kind of label that are worth trying: the catalogue's, or `PROBES` where it has no conditions."""
-    return spec.catalogue.values_of(kind) if spec.catalogue.conditions else list(PROBES.get(kind, ()))
+    """Return the values of a kind of label that are worth trying: the catalogue's, or `probes` where it has no conditions."""
+    return spec.catalogue.values_of(kind) if spec.catalogue.conditions else list(probes().get(kind, ()))
 
 
 def explore_rows(spec: AuditSpec) -> dict[str, list[PromptRow]]:

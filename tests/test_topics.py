@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.claims import sentences
+from tools.claims import sentence_model, sentences
 from tools.claims.condition import condition_of
 from tools.claims.conditions.topic import LEAST, Topic
 from tools.errors import ToolInputError
@@ -72,7 +72,7 @@ def test_terms_bring_the_line_back_and_hash(halves):
 def test_a_line_without_its_sentence_model_says_what_to_install(monkeypatch):
     topic = Topic(name="x", line=sentences.Line((0.0,) * 384, 1.0))
     monkeypatch.setattr(sentences, "PACKAGE", "no_such_package")
-    sentences._model.cache_clear()
+    sentence_model._model.cache_clear()
     with pytest.raises(ToolInputError, match=r"auditor\[topics\]"):
         topic.holds([{"role": "user", "content": "something that was never said before"}])
-    sentences._model.cache_clear()
+    sentence_model._model.cache_clear()

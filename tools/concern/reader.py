@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from tools.claims import sentences
 from tools.claims.claim import Category, Concern, Level
+from tools.claims.sentence_model import vectors
 from tools.claims.text import words
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
@@ -76,7 +76,7 @@ def given(texts: Sequence[str]) -> Float[Tensor, "text feature"]:
     Raises:
         ToolInputError: the sentence model is not installed.
     """
-    return torch.cat([sentences.vectors(texts), WORDS_WEIGH * torch.stack([_words(text) for text in texts])], dim=1)
+    return torch.cat([vectors(texts), WORDS_WEIGH * torch.stack([_words(text) for text in texts])], dim=1)
 
 
 def _words(text: str) -> Float[Tensor, " N_WORDS"]:

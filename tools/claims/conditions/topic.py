@@ -101,8 +101,10 @@ def _told_by(on: tuple[str, ...], off: tuple[str, ...]) -> tuple[tuple[str, ...]
     )
     if by_words >= WORDS_TELL:
         return telling, None
-    by_line = _told_apart(on, off, lambda some, rest, new: sentences.line_between(some, rest).beyond(new))
-    return ((), sentences.line_between(on, off)) if by_line > by_words else (telling, None)
+    from tools.claims.sentence_model import line_between
+
+    by_line = _told_apart(on, off, lambda some, rest, new: line_between(some, rest).beyond(new))
+    return ((), line_between(on, off)) if by_line > by_words else (telling, None)
 
 
 def _told_apart(on: tuple[str, ...], off: tuple[str, ...], told: Callable[..., list[bool]]) -> float:
