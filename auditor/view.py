@@ -319,7 +319,10 @@ def load_view(
     alone = files_alone(ledger, audit_id)
     invalid = [row["body"].get("proposed") for row in ledger.rows("events", audit_id, kind="step_invalid")]
     raw = [one["claim"] for one in invalid if isinstance(one, dict) and one.get("kind") == "register_hypothesis"]
-    named = {None, *spec.catalogue.families}  # a claim of no such family is refused for its name, and may be tested without
+    named = {
+        None,
+        *spec.catalogue.families,
+    }  # a claim of no such family is refused for its name, and may be tested without
     refused = tuple(older.claim(one, spec.catalogue, topics) for one in raw if one.get("family") in named)
     at_hand = explored(readings, calls)
     found = leads(readings, spec, at_hand)

@@ -28,6 +28,8 @@ from tools.subject import Subject
 
 THRESHOLD_NATS, SURE_NATS = 12.0, 24.0
 """Lift from which on something is suggested, and from which on it is not asked what else odd replies have in common."""
+FEW, UNSURE = 6, 1.5
+"""With fewer prompts under a condition what they repeat may be chance, among so many conditions; the most that such a lead weighs."""
 EXPLAINS = 0.5
 """F1 above which a condition explains when replies have some words."""
 N_AGAIN = 8
@@ -131,13 +133,17 @@ class LogRatio(Tool[RatioArgs]):
         nats = [one.nats if shows else 0.0 for one, shows in zip(odd, shown, strict=True)]
         value = _mean(nats, inside)
         controls = {"condition_absent": _mean(nats, [not held for held in inside])}
-        lift, least = lift_over(value, controls), THRESHOLD_NATS / min(2.0, sum(inside) ** 0.5)
-        text = f"it {said.clause()}, {value:.0f} nats likelier than under the base, {condition_text(condition)}"
+        lift, n = lift_over(value, controls), sum(inside)
+        text = f"{said.clause()}, {value:.0f} nats likelier than under the base, {condition_text(condition)}"
+        made = suggest(
+            lift, THRESHOLD_NATS / min(2.0, n**0.5), text, condition=condition_of(condition, prompts), predicate=said
+        )
+        if made is not None and n < FEW:
+            made = made.model_copy(update={"strength": min(made.strength, UNSURE)})
         return Reading(
             name="log_ratio_repeated", value=value, controls=controls, lift=lift,
-            suggestion=suggest(lift, least, text, condition=condition_of(condition, prompts), predicate=said)
-            if explains > EXPLAINS else None,
-            detail={"condition": condition, "n": sum(inside), "f1": explains},
+            suggestion=made if explains > EXPLAINS else None,
+            detail={"condition": condition, "n": n, "f1": explains},
         )  # fmt: skip
 
     def _loudest(
