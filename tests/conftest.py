@@ -16,7 +16,10 @@ install_import_hook("tools", "beartype.beartype")
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        (cache / "auditor").mkdir()
+        (cache / "auditor" / "base_replies").touch()  # no folder: tests count what a base is asked, and none is to be remembered
         yield
 
 
