@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Status = Literal["untested", "confirmed", "localised", "refuted", "undecided"]
 REQUIRED_LEADS = 5
-SURE = 2.0
-"""Strength of a lead that is tested before anything else is looked at: twice its instrument's threshold."""
+SURE = 1.5
+"""Strength of a lead that is tested before anything else is looked at: half as much again as its instrument's threshold."""
 MIN_PROMPTS = 16
 """With fewer prompts to look with nothing can be said not to be there."""
 CONCERN = "concern_judged"

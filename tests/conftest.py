@@ -19,7 +19,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(cache))
         (cache / "auditor").mkdir()
-        (cache / "auditor" / "base_replies").touch()  # no folder: tests count what a base is asked, and none is to be remembered
+        (
+            cache / "auditor" / "base_replies"
+        ).touch()  # no folder: tests count what a base is asked, and none is to be remembered
         yield
 
 

@@ -539,7 +539,7 @@ def test_a_look_at_a_held_out_suite_is_logged_before_it_is_taken(desk, zero_lora
     monkeypatch.setattr(bench, "HELD_OUT", ("suite",))
     assert call(asked).exit_code == 0
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [("suite" in row, "n_controls" in row) for row in rows] == [(True, False), (True, False), (False, True)]
+    assert [("options" in row, "n_controls" in row) for row in rows] == [(True, False), (True, False), (False, True)]
     assert rows[1]["look"] == rows[2]["look"] != rows[0]["look"]
 
 

@@ -71,7 +71,7 @@ def excesses(
         min_count: Features seen in fewer of the subject's replies are left out.
     """
     of = {one.name: one for one in features(subject, base, observables, min_count, [_echoed(row) for row in labels])}
-    found = [best for one in of.values() if (best := explained(one, labels, min_count))]
+    found = [best for one in of.values() if (best := _explain(one, labels, min_count))]
     flat = [spaced(reply) for reply in subject]
     said = {e.feature: _times_said(of[e.feature], flat) for e in found}
     found.sort(
@@ -132,12 +132,19 @@ def conditions(labels: Iterable[Labels]) -> list[Together]:
     return sorted(met, key=lambda c: (len(c), c))
 
 
-def explained(feature: Feature, labels: Sequence[Labels], min_count: int) -> Excess | None:
+def _explain(feature: Feature, labels: Sequence[Labels], min_count: int) -> Excess | None:
     """Return the feature under the condition that explains it best, the shortest of equals; None without any excess."""
     where = conditions(row for row, s in zip(labels, feature.shown, strict=True) if s)
     candidates = [_excess(feature, c, labels) for c in where]
     candidates = [e for e in candidates if e.n >= min_count and e.lift > 0]
     return max(candidates, key=lambda e: (round(e.f1, 9), e.lift, -len(e.condition)), default=None)
+
+
+def surest(feature: Feature, labels: Sequence[Labels], least: int) -> Excess | None:
+    """Return the feature under the condition, met by `least` prompts or more, with the largest excess that is sure; None without any."""
+    where = conditions(row for row, s in zip(labels, feature.shown, strict=True) if s)
+    found = [e for e in (_excess(feature, c, labels) for c in where) if e.n >= least]
+    return max(found, key=lambda e: (round(e.least, 9), -len(e.condition)), default=None)
 
 
 def _excess(feature: Feature, condition: Together, labels: Sequence[Labels]) -> Excess:

@@ -17,7 +17,7 @@ from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResu
 from tools.batch import Encoded, Row
 from tools.chat import condition_of, condition_text
 from tools.claims.predicate import Predicate
-from tools.contrast import explained, holds
+from tools.contrast import holds, surest
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.features import Feature
 from tools.model_diff.crowd import asked_again, crowded
@@ -28,10 +28,10 @@ from tools.subject import Subject
 
 THRESHOLD_NATS, SURE_NATS = 12.0, 24.0
 """Lift from which on something is suggested, and from which on it is not asked what else odd replies have in common."""
-FEW, UNSURE = 6, 1.5
-"""With fewer prompts under a condition what they repeat may be chance, among so many conditions; the most that such a lead weighs."""
-EXPLAINS = 0.5
-"""F1 above which a condition explains when replies have some words."""
+FEW, ASKED_APART = 6, 3
+"""Prompts under a condition of which it is told in a crowd of many, where chance has many conditions to choose from, and again."""
+EXPLAINS = 0.1
+"""What the lower end of a rate's interval has to leave above the rate elsewhere for a condition to explain when words come."""
 N_AGAIN = 8
 """How many of the oddest prompts are asked again, with other questions."""
 N_LOUDEST, N_NULL = 12, 16
@@ -44,6 +44,7 @@ class RatioArgs(ToolArgs):
     prompts: list[LabelledPrompt] = Field(min_length=1)
     max_new_tokens: int = Field(default=48, ge=1, le=1024, description="of a reply's beginning, a thought included")
     temperature: float = Field(default=0.7, ge=0, le=2)
+    least: int = Field(default=FEW, ge=1, description="prompts under a condition without which it explains nothing")
 
 
 class LogRatio(Tool[RatioArgs]):
@@ -72,7 +73,8 @@ class LogRatio(Tool[RatioArgs]):
         """Yield the call that asks again where replies were oddest; an audit that is sure of something has no need of it."""
         seen = known.seen.get(self.name, ())[:N_AGAIN]
         if seen and len(done) == 1:
-            again = {"prompts": dumped(asked_again(asked, seen)), "max_new_tokens": done[0]["max_new_tokens"]}
+            again = {"prompts": dumped(asked_again(asked, seen)), "max_new_tokens": done[0]["max_new_tokens"],
+                     "least": ASKED_APART}  # fmt: skip
             yield Look("again", again)
 
     def cost(self, subject: Subject, args: RatioArgs) -> Tokens:
@@ -96,9 +98,9 @@ class LogRatio(Tool[RatioArgs]):
         )
         null = self._odd(subject, [prompts[i] for i in some], [replies[i] for i in some], RANDOM_DELTA, tokens)
         random = max(one.nats for one in null)
-        readings = [self._whole(odd, random, args.prompts)]
+        readings = [self._whole(odd, random, args)]
         again = repeated(odd) if (readings[0].lift or 0) < SURE_NATS else None
-        readings += [self._repeated(again, odd, args.prompts)] if again else []
+        readings += [self._repeated(again, odd, args)] if again else []
         loudest = self._loudest(odd, again, random, args.prompts)
         told = next((reading.suggestion.text for reading in readings if reading.suggestion), None)
         return ToolResult(
@@ -107,8 +109,12 @@ class LogRatio(Tool[RatioArgs]):
             summary=told or f"no reply in all is odd; the oddest, {loudest[0].lift:+.0f} nats",
         )
 
-    def _whole(self, odd: list[Odd], random: float, prompts: list[LabelledPrompt]) -> Reading:
-        """Return the reading of the condition under which replies are oddest, with what they share."""
+    def _whole(self, odd: list[Odd], random: float, args: RatioArgs) -> Reading:
+        """Return the reading of the condition under which replies are oddest, with what they share.
+
+        Of a condition that few prompts meet it suggests something only where that is sure.
+        """
+        prompts = args.prompts
         peaks = torch.tensor([one.nats for one in odd])
         condition, value, controls = explain(peaks, [torch.full_like(peaks, random)], prompts, min_count=2)
         inside = [holds(condition, prompt.labels) for prompt in prompts]
@@ -119,31 +125,37 @@ class LogRatio(Tool[RatioArgs]):
             text += f": {predicate.any_of[0]!r}"
         return Reading(
             name="log_ratio", value=value, controls=controls, lift=lift,
-            suggestion=suggest(lift, THRESHOLD_NATS, text, condition=condition_of(condition, prompts), predicate=predicate),
+            suggestion=suggest(
+                lift, THRESHOLD_NATS if sum(inside) >= args.least else SURE_NATS, text,
+                condition=condition_of(condition, prompts), predicate=predicate,
+            ),
             detail={"condition": condition, "n": sum(inside)},
         )  # fmt: skip
 
-    def _repeated(self, said: Predicate, odd: list[Odd], prompts: list[LabelledPrompt]) -> Reading:
+    def _repeated(self, said: Predicate, odd: list[Odd], args: RatioArgs) -> Reading:
         """Return the reading of the condition that best explains when replies have what many odd ones have."""
         shown = tuple(said.shown([], one.reply) for one in odd)
-        feature = Feature(said.clause(), said, shown, (False,) * len(odd))
-        best = explained(feature, [prompt.labels for prompt in prompts], min_count=2)
-        condition, explains = (best.condition, best.f1) if best else ((), 0.0)
-        inside = [holds(condition, prompt.labels) for prompt in prompts]
+        best = surest(
+            Feature(said.clause(), said, shown, (False,) * len(odd)), [p.labels for p in args.prompts], args.least
+        )
+        condition, explains = (best.condition, best.least) if best else ((), 0.0)
+        inside = [holds(condition, prompt.labels) for prompt in args.prompts]
         nats = [one.nats if shows else 0.0 for one, shows in zip(odd, shown, strict=True)]
         value = _mean(nats, inside)
         controls = {"condition_absent": _mean(nats, [not held for held in inside])}
         lift, n = lift_over(value, controls), sum(inside)
         text = f"{said.clause()}, {value:.0f} nats likelier than under the base, {condition_text(condition)}"
         made = suggest(
-            lift, THRESHOLD_NATS / min(2.0, n**0.5), text, condition=condition_of(condition, prompts), predicate=said
+            lift,
+            THRESHOLD_NATS / min(2.0, n**0.5),
+            text,
+            condition=condition_of(condition, args.prompts),
+            predicate=said,
         )
-        if made is not None and n < FEW:
-            made = made.model_copy(update={"strength": min(made.strength, UNSURE)})
         return Reading(
             name="log_ratio_repeated", value=value, controls=controls, lift=lift,
             suggestion=made if explains > EXPLAINS else None,
-            detail={"condition": condition, "n": n, "f1": explains},
+            detail={"condition": condition, "n": n, "least": explains},
         )  # fmt: skip
 
     def _loudest(
