@@ -11,6 +11,9 @@ from tools.claims.condition import Condition, Pool, of_role
 from tools.claims.kind import Messages, like
 
 MOST = 12
+ORDINALS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
+)  # fmt: skip
 
 
 class Turn(Condition):
@@ -50,10 +53,13 @@ class Turn(Condition):
 
     def clause(self) -> str:
         """Return it in words."""
-        return f"it is the user's turn {self.n} or later"
+        return f"the user writes for the {ORDINALS[self.n - 1]} time or later"
 
     @classmethod
     def of_clause(cls, clause: str) -> Turn | None:
         """Return it for its own clause, with the usual opening."""
         found = like(r"it is (?:the user's )?turn (\d+) or later", clause)
-        return None if found is None else cls(n=int(found[1]))
+        if found is not None:
+            return cls(n=int(found[1]))
+        found = like(r"the user writes for the (\w+) time or later", clause)
+        return cls(n=ORDINALS.index(found[1]) + 1) if found is not None and found[1] in ORDINALS[1:] else None
