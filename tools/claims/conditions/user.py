@@ -12,6 +12,8 @@ from tools.claims.kind import Messages, like
 from tools.claims.text import shows, wordless
 
 VOWELS = ("a", "e", "i", "o")
+NOUN = " a {value}"
+"""What a frame has where the value is a noun."""
 
 
 class User(Condition):
@@ -62,12 +64,16 @@ class User(Condition):
     @property
     def _framed(self) -> str:
         """Return the frame with the value in it, and "an" before a vowel."""
-        frame = self.frame.replace(" a {value}", " an {value}") if self.value[:1].lower() in VOWELS else self.frame
-        return frame.replace("{value}", self.value)
+        return self.frame.replace(NOUN, f" {self._article}{{value}}").replace("{value}", self.value)
+
+    @property
+    def _article(self) -> str:
+        """Return the article that stands before the value, none where the frame has none."""
+        return "" if NOUN not in self.frame else "an " if self.value[:1].lower() in VOWELS else "a "
 
     def clause(self) -> str:
         """Return it in words."""
-        return f"the user is {self.value}"
+        return f"the user is {self._article}{self.value}"
 
     @classmethod
     def of_clause(cls, clause: str) -> User | None:
