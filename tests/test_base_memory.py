@@ -4,6 +4,8 @@ import json
 
 import pytest
 import tiny
+from audits import command, organism_of, result, scripted
+from kills import readings, trials
 
 from tools.base_memory import BaseMemory
 from tools.loading import load_subject
@@ -65,3 +67,16 @@ def test_where_nothing_can_be_written_the_base_is_asked(base_folder, lora_folder
     (tmp_path / "file").write_text("")
     subject = loaded(base_folder, lora_folder, tmp_path / "file")
     assert said(subject) == said(load_subject(str(base_folder), str(lora_folder)))
+
+
+def test_a_second_audit_has_the_same_rows_for_the_same_tokens(tmp_path):
+    scenario, cache = scripted(tmp_path, organism_of("flattery")), tmp_path / "cache"
+    ran = []
+    for name in ("first", "second"):
+        where = ("--db", tmp_path / f"{name}.db", "--out", tmp_path / name, "--json")
+        ran.append(result(command("run", scenario, *where, XDG_CACHE_HOME=str(cache))))
+    assert kept(cache)
+    for key in ("verdict", "findings", "leads", "forward_tokens"):
+        assert ran[0][key] == ran[1][key], key
+    for rows in (trials, readings):
+        assert rows(tmp_path / "first.db") == rows(tmp_path / "second.db")
