@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from auditor.execute import Desk
+from auditor.execute import Desk, call_key
 from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest, Step
 
 CAP = 160
@@ -25,15 +23,12 @@ def of_step(desk: Desk, step: Step, number: int) -> str:
 
 def of_call(desk: Desk, call: CallTool) -> str:
     """Return what a call came to, as its last row has it."""
-    row = next(r for r in reversed(desk.ledger.rows("tool_calls", desk.audit_id, tool=call.tool)) if _is(r, call))
+    rows = desk.ledger.rows("tool_calls", desk.audit_id, key=call_key(desk, call))
+    row = next(row for row in reversed(rows) if row["state"] != "started")
     if row["state"] == "settled":
         cut = row["result"].get("cut")
         return f"{call.tool}: {str(row['result']['summary'])[:CAP]}{f' (cut to {cut})' if cut else ''}"
     return f"{call.tool} {'left out' if (row['result'] or {}).get('left_out') else 'failed'}: {str(row['error'])[:CAP]}"
-
-
-def _is(row: dict[str, Any], call: CallTool) -> bool:
-    return bool(row["arguments"] == call.arguments and row["state"] != "started")
 
 
 def _of_test(desk: Desk, step: RunTest, test_id: str) -> str:
