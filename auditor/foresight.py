@@ -36,29 +36,28 @@ def survey_calls(spec: AuditSpec, tools: dict[str, Tool[Any]], subject: Subject)
     """Return the looks that the instruments themselves take at a whole subject: at what the user gave, then most gain per token.
 
     What costs nothing comes before all others, and an instrument whose gain was not measured after them, the cheaper first.
-    The survey has three fifths of the budget, one instrument a quarter at most. What the user gave and cheap looks are
-    read whole; what they leave is shared evenly by the dear ones.
+    The survey has three fifths of the budget, one instrument a quarter at most. What the user gave, instruments of a measured
+    gain and cheap looks are taken whole; what they leave is shared evenly by the dear ones.
     """
-    asked, priced = SpecQuestions(spec), []
+    asked, most, priced = SpecQuestions(spec), int(spec.budget * MOST_OF_ONE), []
     for name, tool in tools.items():
         arguments = tool.survey(asked)
         if arguments is not None:
             call = CallTool(tool=name, arguments=arguments)
             priced.append((_price(tool, subject, arguments), call))
-    priced.sort(key=lambda pair: (not tools[pair[1].tool].reads_given, pair[0]))
+    priced.sort(key=lambda pair: _order(tools[pair[1].tool], pair[0], most))
     left, calls = int(spec.budget * MOST_OF_SURVEY), []
     for i, (price, call) in enumerate(priced):
-        share = 1 if tools[call.tool].reads_given else len(priced) - i
-        allowed = min(int(spec.budget * MOST_OF_ONE), left // share)
-        calls.append(SurveyCall(call, price, allowed))
-        left -= min(price, allowed)
-    return sorted(calls, key=lambda one: _order(one, tools[one.call.tool]))
+        tool = tools[call.tool]
+        share = 1 if tool.reads_given or tool.gain else len(priced) - i
+        calls.append(SurveyCall(call, price, min(most, left // share)))
+        left -= min(price, calls[-1].allowed)
+    return calls
 
 
-def _order(one: SurveyCall, tool: Tool[Any]) -> tuple[bool, float, int]:
+def _order(tool: Tool[Any], price: int, most: int) -> tuple[bool, float, int]:
     """Return a key by which what the user gave is looked at first, then what is free, then what has most gain per token."""
-    cost = min(one.price, one.allowed)
-    return not tool.reads_given, (-math.inf if not cost else -(tool.gain or 0.0) / cost), one.price
+    return not tool.reads_given, (-math.inf if not price else -(tool.gain or 0.0) / max(1, min(price, most))), price
 
 
 def _price(tool: Tool[Any], subject: Subject, arguments: dict[str, Any]) -> int:

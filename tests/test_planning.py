@@ -7,8 +7,11 @@ import torch
 from audits import SUITES, organism_of
 
 import auditor
+from auditor import foresight
 from auditor.ledger import Ledger
 from scenarios.load import load_scenario
+from tools.base import load_tools
+from tools.loading import load_subject
 
 TOOLS = ("log_ratio", "chat", "scan")
 
@@ -42,6 +45,25 @@ def test_a_sure_lead_is_tested_before_the_next_look_and_once_found_nothing_else_
 
 @pytest.mark.timeout(300)
 def test_where_nothing_is_sure_every_instrument_has_its_look(tmp_path):
-    result, rows = audited(tmp_path, adapter=False, budget=40_000)
+    result, rows = audited(tmp_path, adapter=False, budget=80_000)
     assert looks(rows) == set(TOOLS)
     assert result.verdict == "nothing_found"
+
+
+@pytest.mark.parametrize("gains", [{"scan": 0.9}, {"chat": 0.1, "scan": 0.9}, {}])
+def test_instruments_of_measured_gain_look_first_and_whole_and_others_share_what_is_left(gains, monkeypatch):
+    spec = load_scenario(SUITES / "demo" / f"{organism_of('growing_pep')}.yaml").spec.model_copy(
+        update={"budget": 60_000}
+    )
+    tools = load_tools(TOOLS)
+    for name, tool in tools.items():
+        monkeypatch.setattr(type(tool), "gain", gains.get(name))
+    calls = foresight.survey_calls(spec, tools, load_subject(spec.subject, spec.adapter, spec.base))
+    worth = [gains.get(one.call.tool, 0) / min(one.price, 15_000) for one in calls]
+    assert worth == sorted(worth, reverse=True)
+    left = 36_000
+    for i, one in enumerate(calls):
+        share = 1 if gains.get(one.call.tool) else len(calls) - i
+        assert one.allowed == min(15_000, left // share)
+        left -= min(one.price, one.allowed)
+    assert any(one.price > one.allowed for one in calls), "nothing is short here"
