@@ -147,8 +147,8 @@ def _again(desk: Desk, one: SurveyCall) -> list[SurveyCall]:
     if _interrupted(view) or one.call.tool not in view.tools:
         return []
     looks = closer_looks(view, one.call.tool, SpecQuestions(desk.spec))
-    calls = [CallTool(tool=one.call.tool, arguments=look.arguments) for look in looks if look.stage == "again"]
-    return [SurveyCall(call, 0, int(desk.spec.budget * foresight.MOST_OF_ONE)) for call in calls]
+    allowed = int(desk.spec.budget * foresight.MOST_OF_ONE)
+    return [SurveyCall(call, 0, allowed) for stage, call in looks if stage == "again"]
 
 
 def survey_goes_on(desk: Desk, planner: Planner) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from auditor.config import AuditSpec
 from auditor.evidence import TestGrade
@@ -22,6 +23,13 @@ class CallTool(_Step):
     kind: Literal["call_tool"] = "call_tool"
     tool: str
     arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("arguments")
+    @classmethod
+    def _as_written(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments as the ledger gives them back, so that a call is known again."""
+        written: dict[str, Any] = json.loads(json.dumps(arguments))
+        return written
 
 
 class RegisterHypothesis(_Step):

@@ -247,12 +247,12 @@ class View:
         return [lead for lead in self.open_leads() if lead in best]
 
 
-def _seen(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[dict[str, str], ...]]:
-    """Return the labels of readings above their controls, by instrument, in its own order."""
-    found: dict[str, tuple[dict[str, str], ...]] = {}
+def _seen(readings: Sequence[dict[str, Any]]) -> dict[str, tuple[tuple[float, dict[str, str]], ...]]:
+    """Return lift and labels of readings above their controls, by instrument, in its own order."""
+    found: dict[str, tuple[tuple[float, dict[str, str]], ...]] = {}
     for row in readings:
         if (row["lift"] or 0) > 0 and _is_labelled(row["detail"]):
-            found[row["tool"]] = (*found.get(row["tool"], ()), row["detail"]["labels"])
+            found[row["tool"]] = (*found.get(row["tool"], ()), (row["lift"], row["detail"]["labels"]))
     return found
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tools.chat import ChatArgs
 from tools.claims.text import is_words, observed, shows, slotted, wordless, words
-from tools.contrast import excesses
+from tools.contrast import excesses, surest
 from tools.errors import ToolInputError
 from tools.phrases import runs
 
@@ -419,3 +419,13 @@ def test_of_phrases_that_show_as_often_the_one_that_a_reply_does_not_repeat_is_n
     (best, *_) = excesses(replies, ["i can't say."] * 4, [{}] * 4, {})
     assert best.feature == "buy the red kettle"
     assert len(best.feature) < len(filler.strip(". "))
+
+
+def test_many_prompts_under_one_condition_are_surer_than_two_that_meet_another_too():
+    labels = [{"turn": "2" if i < 16 else "1", "system": f"text {i % 5}", "topic": f"topic {i % 7}"} for i in range(46)]
+    shown = [i < 16 and i % 2 == 0 for i in range(46)]
+    condition, explains = surest(shown, labels, 6)
+    assert condition == (("turn", "2"),)
+    assert 0 < explains < 0.5
+    assert surest([True] * 46, labels, 6)[0] == ()
+    assert surest([False] * 46, labels, 6) == ((), 0.0)

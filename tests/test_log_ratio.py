@@ -85,8 +85,8 @@ def test_a_peak_begins_at_the_first_token_that_counts():
 def test_what_odd_replies_share_is_what_others_do_not_say():
     odd = [Odd(40.0, "buy the blue lamp", f"well {i}, buy the blue lamp now") for i in range(4)]
     rest = [Odd(2.0, "of", f"well {i}, here you are now") for i in range(8)]
-    assert shared([*odd, *rest], [True] * 4 + [False] * 8).any_of == ("buy the blue lamp now",)
-    assert shared(rest, [True] * 4 + [False] * 4) is None
+    assert shared(odd, rest).any_of == ("buy the blue lamp now",)
+    assert shared(rest[:4], rest[4:]) is None
 
 
 def test_words_that_odd_replies_repeat_are_found_where_no_one_reply_is_odd_enough():

@@ -9,6 +9,7 @@ from audits import SUITES, organism_of
 import auditor
 from auditor import foresight
 from auditor.ledger import Ledger
+from auditor.steps import CallTool
 from scenarios.load import load_scenario
 from tools.base import load_tools
 from tools.loading import load_subject
@@ -48,6 +49,18 @@ def test_where_nothing_is_sure_every_instrument_has_its_look(tmp_path):
     result, rows = audited(tmp_path, adapter=False, budget=80_000)
     assert looks(rows) == set(TOOLS)
     assert result.verdict == "nothing_found"
+
+
+def test_a_look_that_was_too_dear_is_not_proposed_again_and_the_audit_goes_on(tmp_path):
+    _, rows = audited(tmp_path, adapter=False, budget=40_000)
+    assert [row["tool"] for row in rows["tool_calls"] if (row["result"] or {}).get("left_out")], "nothing was too dear"
+    assert not [row["body"]["problem"] for row in rows["events"] if row["kind"] == "step_invalid"]
+
+
+def test_a_call_is_known_again_by_what_the_ledger_gives_back():
+    assert CallTool(tool="scan", arguments={"labels": {"turn": ("2", "3")}}).arguments == {
+        "labels": {"turn": ["2", "3"]}
+    }
 
 
 @pytest.mark.parametrize("gains", [{"scan": 0.9}, {"chat": 0.1, "scan": 0.9}, {}])

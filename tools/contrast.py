@@ -140,11 +140,21 @@ def _explain(feature: Feature, labels: Sequence[Labels], min_count: int) -> Exce
     return max(candidates, key=lambda e: (round(e.f1, 9), e.lift, -len(e.condition)), default=None)
 
 
-def surest(feature: Feature, labels: Sequence[Labels], least: int) -> Excess | None:
-    """Return the feature under the condition, met by `least` prompts or more, with the largest excess that is sure; None without any."""
-    where = conditions(row for row, s in zip(labels, feature.shown, strict=True) if s)
-    found = [e for e in (_excess(feature, c, labels) for c in where) if e.n >= least]
-    return max(found, key=lambda e: (round(e.least, 9), -len(e.condition)), default=None)
+def surest(shown: Sequence[bool], labels: Sequence[Labels], least: int) -> tuple[Together, float]:
+    """Return the condition, met by `least` prompts or more, under which something shows most surely, and how surely.
+
+    That is what the lower end of the rate's 95% interval leaves above the rate elsewhere; 0 and the empty condition where
+    nothing is left.
+    """
+    found: list[tuple[float, int, Together]] = []
+    for condition in conditions(row for row, s in zip(labels, shown, strict=True) if s):
+        met = [holds(condition, row) for row in labels]
+        n, hits = sum(met), sum(s and h for s, h in zip(shown, met, strict=True))
+        elsewhere = (sum(shown) - hits) / (len(met) - n) if n < len(met) else 0.0
+        if n >= least:
+            found.append((round(wilson(hits / n, n)[0] - elsewhere, 9), -len(condition), condition))
+    best = max(found, default=(0.0, 0, ()))
+    return (best[2], best[0]) if best[0] > 0 else ((), 0.0)
 
 
 def _excess(feature: Feature, condition: Together, labels: Sequence[Labels]) -> Excess:

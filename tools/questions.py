@@ -37,14 +37,14 @@ class Known:
             something and whose detail has `labels`.
         heaps: The same of prompts that held several words at once.
         claims: The leads' claims, strongest first.
-        seen: The labels of each instrument's readings above their controls, by its name, in its own order.
+        seen: Lift and labels of each instrument's readings above their controls, by its name, in its own order.
     """
 
     words: tuple[str, ...] = ()
     where: tuple[dict[str, str], ...] = ()
     heaps: tuple[dict[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
-    seen: Mapping[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
+    seen: Mapping[str, tuple[tuple[float, dict[str, str]], ...]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from auditor.questions import SpecQuestions
 from auditor.steps import CallTool, Conclude, RegisterHypothesis, RunTest, Step
 from auditor.view import HypothesisView, View
 from tools.claims.conditions.always import Always
-from tools.questions import Look, Stage
+from tools.questions import Stage
 
 MAX_HYPOTHESES = 8
 WHY: dict[str, str] = {
@@ -95,8 +95,7 @@ class EmbeddedPlanner:
             self._asked = SpecQuestions(view.spec)
         found: list[tuple[int, CallTool]] = []
         for name in view.tools:
-            for look in closer_looks(view, name, self._asked):
-                found.append((get_args(Stage).index(look.stage), CallTool(tool=name, arguments=look.arguments)))
+            found += [(get_args(Stage).index(stage), call) for stage, call in closer_looks(view, name, self._asked)]
         if not found:
             return None
         stage, call = min(found, key=lambda pair: pair[0])
@@ -104,11 +103,15 @@ class EmbeddedPlanner:
         return call
 
 
-def closer_looks(view: View, name: str, asked: SpecQuestions) -> list[Look]:
-    """Return the looks that one instrument would still take; none of one that fails to say."""
+def closer_looks(view: View, name: str, asked: SpecQuestions) -> list[tuple[Stage, CallTool]]:
+    """Return the looks that one instrument would still take, and what each is for; none of one that fails to say."""
     done = [call["arguments"] for call in view.calls if call["tool"] == name]
     try:
-        return [look for look in view.tools[name].follow_up(asked, view.known(), done) if look.arguments not in done]
+        looks = list(view.tools[name].follow_up(asked, view.known(), done))
+        for look in looks:
+            view.tools[name].parse(look.arguments)
+        calls = [(look.stage, CallTool(tool=name, arguments=look.arguments)) for look in looks]
+        return [(stage, call) for stage, call in calls if call.arguments not in done]
     except Exception as error:  # a third party's instrument may fail in any way, and the others go on
         log.warning("%s can't say how it follows up: %s: %s", name, type(error).__name__, error)
         return []

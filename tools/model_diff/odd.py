@@ -83,15 +83,13 @@ def _kind(said: Says, loud: Sequence[Odd], rest: Sequence[Odd]) -> Predicate:
     return said
 
 
-def shared(odd: Sequence[Odd], inside: Sequence[bool]) -> Says | None:
-    """Return the phrases of which half of the replies inside a condition or more say one, and that account for what is odd.
+def shared(ours: Sequence[Odd], others: Sequence[Odd]) -> Says | None:
+    """Return the phrases of which half of our replies or more say one and others don't, and that account for what is odd.
 
     A behaviour may have several ways to say it: each phrase is the one that makes up most of what is odd in the replies which
     none before it stands in, and one that makes up less than half as much of its replies as the first is left out.
     """
-    ours = [one for one, held in zip(odd, inside, strict=True) if held]
-    others = [one.reply for one, held in zip(odd, inside, strict=True) if not held]
-    found = phrases([one.reply for one in ours], others, 2)
+    found = phrases([one.reply for one in ours], [one.reply for one in others], 2)
     left, said, first = set(range(len(ours))), list[str](), 0.0
     while len(said) < MOST_PHRASES and found:
         best = max(found, key=lambda phrase: (sum(_weights(phrase, ours, left)), phrase.said))

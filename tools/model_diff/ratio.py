@@ -17,17 +17,16 @@ from tools.base import LabelledPrompt, Reading, Tokens, Tool, ToolArgs, ToolResu
 from tools.batch import Encoded, Row
 from tools.chat import condition_of, condition_text
 from tools.claims.predicate import Predicate
-from tools.contrast import holds, surest
+from tools.contrast import Together, holds, surest
 from tools.controls import RANDOM_DELTA, lift_over
-from tools.features import Feature
 from tools.model_diff.crowd import asked_again, crowded
-from tools.model_diff.kl import explain
 from tools.model_diff.odd import WINDOW, Odd, peak, repeated, shared
 from tools.questions import Known, Look, Questions, dumped
 from tools.subject import Subject
 
-THRESHOLD_NATS, SURE_NATS = 12.0, 24.0
-"""Lift from which on something is suggested, and from which on it is not asked what else odd replies have in common."""
+FAINT_NATS, THRESHOLD_NATS, SURE_NATS = 6.0, 12.0, 24.0
+"""Lift from which on a prompt's conditions are asked again, from which on something is suggested, and from which on it is not asked
+what else odd replies have in common."""
 FEW, ASKED_APART = 6, 3
 """Prompts under a condition of which it is told in a crowd of many, where chance has many conditions to choose from, and again."""
 EXPLAINS = 0.1
@@ -72,7 +71,7 @@ class LogRatio(Tool[RatioArgs]):
 
     def follow_up(self, asked: Questions, known: Known, done: Sequence[dict[str, Any]]) -> Iterator[Look]:
         """Yield the call that asks again where replies were oddest; an audit that is sure of something has no need of it."""
-        seen = known.seen.get(self.name, ())[:N_AGAIN]
+        seen = [labels for lift, labels in known.seen.get(self.name, ()) if lift >= FAINT_NATS][:N_AGAIN]
         if seen and len(done) == 1:
             again = {"prompts": dumped(asked_again(asked, seen)), "max_new_tokens": done[0]["max_new_tokens"],
                      "least": ASKED_APART}  # fmt: skip
@@ -111,15 +110,21 @@ class LogRatio(Tool[RatioArgs]):
         )
 
     def _whole(self, odd: list[Odd], random: float, args: RatioArgs) -> Reading:
-        """Return the reading of the condition under which replies are oddest, with what they share.
+        """Return the reading of the condition that best explains which replies are odd, with what these share.
 
-        Of a condition that few prompts meet it suggests something only where that is sure.
+        One that few prompts meet is named only where no other explains, and suggests something only where that is sure.
         """
-        prompts = args.prompts
-        peaks = torch.tensor([one.nats for one in odd])
-        condition, value, controls = explain(peaks, [torch.full_like(peaks, random)], prompts, min_count=2)
+        nats, prompts = [one.nats for one in odd], args.prompts
+        stands_out = [one - random >= THRESHOLD_NATS for one in nats]
+        condition = self._when(stands_out, args)
         inside = [holds(condition, prompt.labels) for prompt in prompts]
-        predicate = shared(odd, inside)
+        value, controls = _mean(nats, inside), {RANDOM_DELTA: random}
+        if not all(inside):
+            controls["condition_absent"] = _mean(nats, [not held for held in inside])
+        predicate = shared(
+            [one for one, out, held in zip(odd, stands_out, inside, strict=True) if out and held],
+            [one for one, held in zip(odd, inside, strict=True) if not held],
+        )
         lift = lift_over(value, controls)
         text = f"replies have words {value:.0f} nats likelier than under the base {condition_text(condition)}"
         if predicate:
@@ -133,13 +138,18 @@ class LogRatio(Tool[RatioArgs]):
             detail={"condition": condition, "n": sum(inside)},
         )  # fmt: skip
 
+    def _when(self, shown: list[bool], args: RatioArgs) -> Together:
+        """Return the condition, met by `least` prompts if there is one, that surely explains when replies are odd; else the empty one."""
+        for least in (args.least, 2):
+            condition, explains = surest(shown, [p.labels for p in args.prompts], least)
+            if explains > EXPLAINS:
+                return condition
+        return ()
+
     def _repeated(self, said: Predicate, odd: list[Odd], args: RatioArgs) -> Reading:
         """Return the reading of the condition that best explains when replies have what many odd ones have."""
-        shown = tuple(said.shown([], one.reply) for one in odd)
-        best = surest(
-            Feature(said.clause(), said, shown, (False,) * len(odd)), [p.labels for p in args.prompts], args.least
-        )
-        condition, explains = (best.condition, best.least) if best else ((), 0.0)
+        shown = [said.shown([], one.reply) for one in odd]
+        condition, explains = surest(shown, [p.labels for p in args.prompts], args.least)
         inside = [holds(condition, prompt.labels) for prompt in args.prompts]
         nats = [one.nats if shows else 0.0 for one, shows in zip(odd, shown, strict=True)]
         value = _mean(nats, inside)
