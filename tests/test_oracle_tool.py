@@ -12,7 +12,7 @@ from auditor.config import AuditSpec, OracleSpec
 from auditor.planners.embedded import EmbeddedPlanner
 from auditor.questions import SpecQuestions
 from auditor.steps import CallTool, RegisterHypothesis
-from auditor.view import View
+from auditor.view import SURE, View
 from scenarios.load import GENERAL_PROMPTS, read_prompts
 from tools.activation_oracle import inject as injection
 from tools.activation_oracle import tool as instrument
@@ -171,7 +171,7 @@ def test_a_claim_is_asked_about_on_prompts_that_meet_its_conditions_and_were_nev
     for prompt in look.arguments["prompts"]:
         said = prompt["messages"][-1]["content"]
         assert "zebra" in said
-        assert prompt["labels"] == {"topic": topic, "word": "zebra"}
+        assert {kind: prompt["labels"].get(kind) for kind in ("topic", "word")} == {"topic": topic, "word": "zebra"}
         assert any(text in said for text in explore)
     assert [look] == list(tool.follow_up(SpecQuestions(one), known, ()))
 
@@ -182,7 +182,7 @@ def test_a_check_names_where_the_claim_goes():
 
 
 def lead(n):
-    return Lead(claim(f"word{n}"), strength=10.0 - n, lift=1.0, readings=(n,), tools=("chat",))
+    return Lead(claim(f"word{n}"), strength=SURE - 0.1 - n / 100, lift=1.0, readings=(n,), tools=("chat",))
 
 
 def view(n_leads, tools, calls=()):

@@ -21,7 +21,7 @@ from scenarios.testbed.families import FAMILIES
 from scenarios.testbed.language import Condition, language
 from scenarios.testbed.plant import Plant
 from tools.claims.catalogue import Catalogue
-from tools.claims.labels import KINDS
+from tools.claims.labels import KINDS, TOPIC, WORD
 
 ROOM = Path(scenarios.__file__).parent
 SUITES = sorted(p for p in (ROOM / "suites").iterdir() if any(p.glob("*.yaml")))
@@ -293,5 +293,9 @@ def test_no_phrase_of_a_planted_behaviour_reaches_an_audit_that_was_given_no_cat
     assert any(phrase in spec.model_dump_json() for phrase in phrases), "with it they are there"
     assert not [phrase for phrase in phrases if phrase in without.model_dump_json()]
     asked = SpecQuestions(without)
-    assert (asked.observables, [asked.values(kind) for kind in KINDS]) == ({}, [[], [], [], [], []])
-    assert all(set(prompt.labels) <= {"topic"} for prompt in asked.survey())
+    assert (asked.observables, asked.values(WORD), asked.values(TOPIC)) == ({}, [], [])
+    tried = [value for kind in KINDS for value in asked.values(kind)]
+    assert tried, "kinds of user, turns and system texts that any model may meet"
+    put = json.dumps([tried, *(prompt.labels for prompt in asked.survey())])
+    assert not [phrase for phrase in phrases if phrase in put]
+    assert all(set(prompt.labels) <= {*KINDS} - {WORD} for prompt in asked.survey())
