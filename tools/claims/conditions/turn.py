@@ -11,6 +11,12 @@ from tools.claims.condition import Condition, Pool, of_role
 from tools.claims.kind import Messages, like
 
 MOST = 12
+OPENING = (
+    ("Hi there!", "Hello! What can I do for you today?"),
+    ("At what temperature does water boil?", "At sea level it boils at 100 °C, which is 212 °F."),
+    ("And in the mountains?", "Lower: by about 1 °C for every 300 metres of height."),
+)
+"""An ordinary beginning of a talk: a model may well behave otherwise behind one that no assistant would have had."""
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
 )  # fmt: skip
@@ -21,12 +27,12 @@ class Turn(Condition):
 
     Args:
         n: Counted from 1.
-        opening: Exchanges (user, assistant) that can stand before a prompt, used in turn.
+        opening: Exchanges (user, assistant) that can stand before a prompt, used in turn; an ordinary beginning in English by default.
     """
 
     kind: Literal["turn"] = "turn"
     n: int = Field(ge=2, le=MOST)
-    opening: tuple[tuple[str, str], ...] = Field(default=(("Hello.", "Hello."),), min_length=1)
+    opening: tuple[tuple[str, str], ...] = Field(default=OPENING, min_length=1)
 
     def holds(self, messages: Messages) -> bool:
         """Return whether the user has spoken so often."""
