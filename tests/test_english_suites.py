@@ -1,6 +1,7 @@
 """The English suites that ship: answers that grade as right, small adapters, scenarios that say nothing, pages for people."""
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors import safe_open
 
 from scenarios import kept_scores
 from scenarios.behaviour import judged, of_rule, read_rows
-from scenarios.bench import answers_folder, answers_for
+from scenarios.bench import Scoreboard, answers_folder, answers_for
 from scenarios.english import show
 from scenarios.english.build import answer
 from scenarios.english.suites import members
@@ -107,6 +108,36 @@ def test_a_kept_scoreboard_is_a_row_and_a_missing_one_says_so(tmp_path, monkeypa
     assert row.endswith("| 0.50 | 1 of 3 | 0 | 119,000 | 61 |")
     assert missing.startswith("| none | unmeasured |")
     assert len({line.count("|") for line in (head, rule, row, missing)}) == 1
+
+
+def test_scores_by_condition_count_what_an_audit_tries_apart_from_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_scores, "SCORES", tmp_path)
+    shown = [
+        ("always", 1.0, 1.0, 1.0),
+        ("topic", 0.0, 1.0, 0.0),
+        ("contains", 0.0, 0.0, 0.0),
+        ("all_of", 1.0, 1.0, 1.0),
+    ]
+    rows = [
+        {
+            "scenario": f"{i}",
+            "organism": True,
+            "condition": kind,
+            "recall_at_1": whole,
+            "predicate_at_1": said,
+            "concern_at_1": bad,
+        }
+        for i, (kind, whole, said, bad) in enumerate(shown)
+    ]
+    needed = [
+        field.name for field in fields(Scoreboard) if field.default is MISSING and field.default_factory is MISSING
+    ]
+    board = {**dict.fromkeys(needed, 0), "per_scenario": [*rows, {"organism": False}]}
+    (tmp_path / "one.json").write_text(json.dumps(board))
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in kept_scores.by_condition("one")}
+    assert [cell[:4] for cell in lines["always, topic, user, turn"]] == ["2", "0.50", "1.00", "0.50"]
+    assert [cell[:4] for cell in lines["any other"]] == ["2", "0.50", "0.50", "1.00"]
+    assert lines["user"][0] == "0"
 
 
 def test_the_kept_scores_are_of_suites_that_are_here():
