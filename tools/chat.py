@@ -40,7 +40,7 @@ class Chat(Tool[ChatArgs]):
 
     name: ClassVar[str] = "chat"
     white_box: ClassVar[bool] = False
-    gain: ClassVar[float | None] = 0.3
+    gain: ClassVar[float | None] = 0.27
     Args = ChatArgs
     card: ClassVar[str] = (
         "Asks many prompts in one batch, each of the subject and of the base with the same decoding seed. "

@@ -51,7 +51,7 @@ class LogRatio(Tool[RatioArgs]):
 
     name: ClassVar[str] = "log_ratio"
     white_box: ClassVar[bool] = True
-    gain: ClassVar[float | None] = 0.4
+    gain: ClassVar[float | None] = 0.36
     Args = RatioArgs
     card: ClassVar[str] = (
         "Samples the subject's replies and scores each under subject and base: log p(subject) - log p(base) of every token, "
