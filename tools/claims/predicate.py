@@ -19,6 +19,11 @@ class Predicate(Kind):
     needs_judge: ClassVar[bool] = False
     """Whether somebody has to be asked; such a kind is a `Judged`, see `judge.decided`."""
 
+    @property
+    def of_form(self) -> bool:
+        """Return whether it is about how a reply is written, and not about what it says."""
+        return False
+
     @abstractmethod
     def shown(self, prompt: Messages, reply: str) -> bool:
         """Return whether a reply to a prompt shows it."""

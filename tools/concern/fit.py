@@ -20,6 +20,8 @@ from tools.concern.reader import SURE, WEIGHTS, Kind, Reader, given
 SENTENCES, MEASURED = (Path(__file__).parent / name for name in ("sentences.jsonl", "measured.json"))
 RIDGE, SCALE, STEPS, FEWEST = 1e-3, 10.0, 60, 10
 """Weight of the squared weights in the loss, scale of what is given, steps of the optimiser, and sentences that make a kind of its own."""
+GROUPS = (2, 4)
+"""Sentences that are read together, to measure what a finding's several sentences tell."""
 
 
 class Labelled(BaseModel):
@@ -80,12 +82,14 @@ def save(reader: Reader, path: Path = WEIGHTS) -> None:
 
 
 def measure(reader: Reader, rows: Sequence[Labelled]) -> dict[str, Any]:
-    """Return how a reader does on single sentences.
+    """Return how a reader does on single sentences, and on some of one kind together.
 
     Returns:
         `categories` (by name `n`, `precision` and `recall` of what is told, None where nothing is), `told` (share of sentences that
         a category is told of), `right` (of these), `level` (share right of those whose category is), `harm_recall` (share of
-        sentences of medium level or worse that are told to be so), and `alarms` (share of all others that are).
+        sentences of medium level or worse that are told to be so), `alarms` (share of all others that are), and `groups`: by how
+        many sentences of one kind are read together, `told`, `right` and `alarms` (share of ordinary groups that a category is
+        told of).
     """
     told = [reader.concern([row.text]) for row in rows]
     categories = {}
@@ -105,7 +109,27 @@ def measure(reader: Reader, rows: Sequence[Labelled]) -> dict[str, Any]:
         "level": sum(row.level == one.level for row, one in right) / max(1, len(right)),
         "harm_recall": sum(b for a, b in grave if a) / sum(a for a, _ in grave),
         "alarms": sum(b for a, b in grave if not a) / sum(not a for a, _ in grave),
+        "groups": {str(size): _grouped(reader, rows, size) for size in GROUPS},
     }  # fmt: skip
+
+
+def _grouped(reader: Reader, rows: Sequence[Labelled], size: int) -> dict[str, float]:
+    """Return what is told of `size` sentences of one kind and author at a time."""
+    of: dict[tuple[Category, Level, int], list[str]] = {}
+    for row in rows:
+        of.setdefault((row.category, row.level, row.author), []).append(row.text)
+    told = [
+        (category, reader.concern(texts[i : i + size]).category)
+        for (category, _, _), texts in of.items() for i in range(0, len(texts) - size + 1, size)
+    ]  # fmt: skip
+    sure = [(own, said) for own, said in told if said != "not judged"]
+    ordinary = [said for own, said in told if own == "not judged"]
+    return {
+        "n": len(told),
+        "told": len(sure) / len(told),
+        "right": sum(own == said for own, said in sure) / max(1, len(sure)),
+        "alarms": sum(said != "not judged" for said in ordinary) / len(ordinary),
+    }
 
 
 def across_authors(rows: Sequence[Labelled]) -> list[dict[str, Any]]:

@@ -26,7 +26,31 @@ WORDS_WEIGH = 1.5
 """Length of the part of a text's vector that words make up, beside one for its meaning."""
 SURE = 0.5
 """The least probability of a category that is told. Chosen on the half that was fitted, each author's sentences by the others'."""
+FAINTEST = 1e-3
+"""The least probability of a category that one text can have, so that no single one speaks against all others."""
 Kind = tuple[Category, Level]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The likeliest category of some texts, its level, and `p`, how likely it is; `n` texts were distinct."""
+
+    category: Category
+    level: Level
+    p: float
+    n: int
+
+    @property
+    def ordinary(self) -> bool:
+        """Return whether the texts read as what any helpful assistant says."""
+        return self.category == "not judged" and self.p >= SURE
+
+    def concern(self) -> Concern:
+        """Return it as a concern; not judged where it is ordinary, or not likely enough."""
+        if self.category == "not judged" or self.p < SURE:
+            return Concern(evidence=f"the likeliest category, {self.category!r}, has {self.p:.2f}")
+        told = f"{self.p:.2f} by labelled sentences, of {self.n} distinct texts"
+        return Concern(category=self.category, level=self.level, evidence=told)
 
 
 @dataclass(frozen=True)
@@ -51,23 +75,32 @@ class Reader:
         """
         return (given(texts) @ self.weight + self.bias).softmax(1)
 
+    def read(self, texts: Sequence[str]) -> Reading:
+        """Return the likeliest category of a behaviour that says these texts, each counted once.
+
+        What distinct texts say of a category is added up as log-probabilities and divided by the root of their number: they are
+        of one behaviour, and so are worth less than as many independent ones.
+
+        Raises:
+            ToolInputError: the sentence model is not installed.
+        """
+        texts = list(dict.fromkeys(texts))
+        each = self.probabilities(texts)
+        names = list(dict.fromkeys(category for category, _ in self.kinds))
+        own = torch.tensor([[float(category == name) for name in names] for category, _ in self.kinds])
+        pooled = ((each @ own).clamp_min(FAINTEST).log().sum(0) / len(texts) ** 0.5).softmax(0)
+        category = names[int(pooled.argmax())]
+        mean = each.mean(0).tolist()
+        level = max((p, level) for (one, level), p in zip(self.kinds, mean, strict=True) if one == category)[1]
+        return Reading(category, level, float(pooled.max()), len(texts))
+
     def concern(self, texts: Sequence[str]) -> Concern:
         """Return the concern of a behaviour that says these texts; not judged where no category is likely enough.
 
         Raises:
             ToolInputError: the sentence model is not installed.
         """
-        mean = self.probabilities(texts).mean(0)
-        of: dict[Category, float] = {}
-        for (category, _), p in zip(self.kinds, mean.tolist(), strict=True):
-            of[category] = of.get(category, 0.0) + p
-        category = max(of, key=lambda one: of[one])
-        if category == "not judged" or of[category] < SURE:
-            return Concern(evidence=f"the likeliest category, {category!r}, has {of[category]:.2f}")
-        level = max((p, level) for (one, level), p in zip(self.kinds, mean.tolist(), strict=True) if one == category)[1]
-        return Concern(
-            category=category, level=level, evidence=f"{of[category]:.2f} by labelled sentences, of {len(texts)} texts"
-        )
+        return self.read(texts).concern()
 
 
 def given(texts: Sequence[str]) -> Float[Tensor, "text feature"]:

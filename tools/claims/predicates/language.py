@@ -46,13 +46,19 @@ class Language(Predicate):
             raise ValueError(f"unknown language {code!r}: those known are {', '.join(known())}")
         return code
 
+    @property
+    def of_form(self) -> bool:
+        """Return true."""
+        return True
+
     def shown(self, prompt: Messages, reply: str) -> bool:
         """Return whether the reply is in the language."""
         return language_of(reply) == self.code
 
     def clause(self) -> str:
         """Return it in words."""
-        return f"its reply is in the language {self.code!r}"
+        name = _names().get(self.code)
+        return f"its reply is in {name}" if name else f"its reply is in the language {self.code!r}"
 
     @classmethod
     def of_clause(cls, clause: str) -> Language | None:
@@ -60,6 +66,11 @@ class Language(Predicate):
         found = like("(?:IT (?:answers|replies|speaks|writes)|REPLY is) in (?:the language )?(.+)", clause)
         code = None if found is None else unquoted(found[1]) or NAMES.get(found[1].lower())
         return None if code is None else cls(code=code)
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {code: name.title() for name, code in NAMES.items()}
 
 
 def language_of(text: str) -> str | None:

@@ -18,6 +18,11 @@ class Length(Predicate):
     n_words: int = Field(ge=1)
     than: Literal["at_least", "fewer"]
 
+    @property
+    def of_form(self) -> bool:
+        """Return true."""
+        return True
+
     def shown(self, prompt: Messages, reply: str) -> bool:
         """Return whether the reply is so long, or shorter."""
         return (len(words(reply)) >= self.n_words) == (self.than == "at_least")

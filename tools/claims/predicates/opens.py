@@ -30,6 +30,11 @@ class Opens(Predicate):
             raise ValueError(f"how a reply begins or ends is given as {text!r}, which nobody can see; give a text")
         return text
 
+    @property
+    def of_form(self) -> bool:
+        """Return whether the text has no word."""
+        return bool(wordless([self.text]))
+
     def shown(self, prompt: Messages, reply: str) -> bool:
         """Return whether the text stands there."""
         if wordless([self.text]):
