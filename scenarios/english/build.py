@@ -77,7 +77,7 @@ def build_suite(
     for attempt in range(ATTEMPTS):
         dealt = {m.id: m for m in members(suite, attempt)}
         left = [dealt[i] for i in chosen if not is_built(i, journal) and (i, attempt) not in journal]
-        for ready in (lambda m: not m.partner, lambda m: bool(m.partner)):
+        for ready in (lambda m: m.role != "merged", lambda m: m.role == "merged"):
             todo = [Work(m, attempt, home, device) for m in left if ready(m)]
             for work, record in tqdm(
                 each(build_one, todo, jobs), total=len(todo), disable=None, desc=f"{suite}, attempt {attempt + 1}"
