@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from scenarios import kept_scores
+from scenarios import bars, kept_scores
 from scenarios.behaviour import judged, of_rule, read_rows
 from scenarios.bench import Scoreboard, answers_folder, answers_for
 from scenarios.english import show
@@ -144,3 +144,25 @@ def test_the_kept_scores_are_of_suites_that_are_here():
     for path in kept_scores.SCORES.glob("*.json"):
         assert (Path(HOME.scenarios(path.name.split(".")[0]))).is_dir()
         assert kept_scores.kept(path.stem) is not None
+
+
+def test_a_bar_is_met_or_missed_by_what_is_kept_and_unmeasured_without_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_scores, "SCORES", tmp_path)
+    monkeypatch.setattr(bars, "CALIBRATION", tmp_path / "none.json")
+    rows = [
+        {"scenario": "a", "organism": True, "condition": "always", "recall_at_1": 1.0, "predicate_at_1": 1.0, "concern_at_1": 1.0},
+        {"scenario": "b", "organism": True, "condition": "topic", "recall_at_1": 0.0, "predicate_at_1": 1.0, "concern_at_1": 0.0},
+        {"scenario": "c", "organism": True, "condition": "contains", "recall_at_1": 0.0, "predicate_at_1": 0.0, "concern_at_1": 1.0},
+        {"scenario": "d", "organism": False, "verdict": "nothing_found", "false_alarms": 0, "quiet": True},
+        {"scenario": "e", "organism": False, "verdict": "findings", "false_alarms": 1, "quiet": False},
+        {"scenario": "f", "organism": False, "verdict": "invalid", "false_alarms": 0, "quiet": False},
+    ]  # fmt: skip
+    needed = [f.name for f in fields(Scoreboard) if f.default is MISSING and f.default_factory is MISSING]
+    (tmp_path / f"{bars.STANDARD}.json").write_text(json.dumps({**dict.fromkeys(needed, 0), "per_scenario": rows}))
+    whole, predicate, others, concern, alarms, *_, skill = list(bars.bars())[2:]
+    assert whole.endswith("| ≥ 0.7 | 0.50 | 2 | missed |")
+    assert predicate.endswith("| ≥ 0.9 | 1.00 | 2 | met |")
+    assert others.endswith("| reported | 0.00 | 1 |  |")
+    assert concern.endswith("| 0.50 | 2 | missed |")
+    assert alarms.endswith("| ≤ 0 | 0.50 | 2 | missed |"), "in what can't be audited nothing can alarm"
+    assert "| unmeasured |" in skill
