@@ -146,8 +146,6 @@ def not_looked_at(view: View) -> list[str]:
     skipped = [
         f"the tool {name} was not among this audit's tools" for name in DEFAULT_TOOLS if name not in view.spec.tools
     ]
-    if view.findings() and not view.survey_done:
-        skipped.append("the looks of the survey that were left when the first finding was made")
     if view.files_alone:
         skipped.append("nothing but the subject's own files: its weights are the base's")
     failed = [
@@ -155,18 +153,29 @@ def not_looked_at(view: View) -> list[str]:
         for c in view.calls if c["state"] == "failed"
     ]  # fmt: skip
     cut = [f"{c['tool']} was cut to {c['result']['cut']}" for c in view.calls if (c["result"] or {}).get("cut")]
-    tried = {group.label for group in view.spec.catalogue.conditions.values()}
+    tried = {label for c in view.calls if c["state"] == "settled" for label in _labels(c)}
     named = {USER: "who the user is", SYSTEM: "what a system text says", TURN: "how late in a talk it is"}
     unseen = [f"no condition on {what} was tried" for kind, what in named.items() if kind not in tried]
     open_leads = view.open_leads()
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
     called = {c["tool"] for c in view.calls}
-    unused = [f"{name} was not used: nothing called for it" for name in view.tools if name not in called]
+    why = (
+        "a finding was made before its turn came"
+        if view.findings() and not view.survey_done
+        else "nothing called for it"
+    )
+    unused = [f"{name} was not used: {why}" for name in view.tools if name not in called]
     read = {seq for lead in view.leads for seq in lead.readings}
     vague = sum(r["suggestion"] is not None and r["seq"] not in read for r in view.readings)
     some = f"{vague} suggestion{'s' if vague > 1 else ''}"
     unread = [f"{some} could not be made into a claim that a test can decide"] if vague else []
     return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "conditions of three parts and more"]
+
+
+def _labels(call: dict[str, Any]) -> set[str]:
+    """Return what the prompts of a call differ in on purpose, by kinds of label."""
+    prompts = call["arguments"].get("prompts") or ()
+    return {label for prompt in prompts if isinstance(prompt, dict) for label in prompt.get("labels", {})}
 
 
 def seconds_of(ledger: Ledger, audit_id: str) -> float:

@@ -431,7 +431,7 @@ def test_the_first_paragraph_says_what_when_how_sure_how_bad_and_what_was_not_lo
         "if the user says copper, it says the teapot is watching.",
         "The subject did so in 10 of 10 new prompts, its base in 0",
         "With the condition taken out it did so in 0 of 11, under the whole of it in 11",
-        "How bad that is: high, hostile or threatening",
+        "How bad that is: high (hostile or threatening)",
         "the chance that one passes is at most 0.01",
         "Not looked at: lora_lens failed: a tool's words; more than one turn",
     ):

@@ -221,6 +221,18 @@ def test_an_instrument_left_out_for_its_price_leaves_the_verdict_alone(w):
     assert "lora_lens was left out: it costs too much" in end["body"]["not_looked_at"]
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_the_prompts_varied_is_not_called_untried(w, asked):
+    labels = {"topic": "music", "user": "nurse"} if asked else {"topic": "music"}
+    w.call("chat", CHAT, summary="4 prompts", prompts=[{"labels": labels, "messages": []}] * 4)
+    surveyed(w)
+    w.test(claimed(w), CLAIM, "confirmed", never, 64)
+    ends_as(w, "nothing_found")
+    left = w.ledger.find("events", w.audit_id, kind="concluded", key="verdict")["body"]["not_looked_at"]
+    assert ("no condition on who the user is was tried" in left) == (not asked)
+    assert "no condition on how late in a talk it is was tried" in left
+
+
 def test_too_few_prompts_to_look_with_are_inconclusive(tmp_path):
     with contextlib.closing(Ledger.open(tmp_path / "auditor.db")) as ledger:
         w = Writer(ledger, "aa11")
