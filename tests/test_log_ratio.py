@@ -12,9 +12,10 @@ from scenarios.load import load_scenario
 from tools.claims.labels import SYSTEM, TURN, USER
 from tools.claims.predicates.refuses import Refuses
 from tools.claims.predicates.says import Says
+from tools.claims.text import words
 from tools.loading import load_subject
 from tools.model_diff.crowd import asked_again, crowded
-from tools.model_diff.odd import WINDOW, Odd, peak, repeated, shared
+from tools.model_diff.odd import WINDOW, Odd, by_word, peak, repeated, shared
 from tools.model_diff.ratio import THRESHOLD_NATS, LogRatio
 
 
@@ -82,17 +83,24 @@ def test_a_peak_begins_at_the_first_token_that_counts():
     assert peak(torch.tensor(quiet + loud + quiet))[1] == len(quiet)
 
 
+def odd_one(nats, said, reply):
+    """Return a reply all of whose nats lie in the words that it is odd for."""
+    heard = words(said)
+    each = [(word, nats / len(heard) if word in heard else 0.0) for word in words(reply)]
+    return Odd(nats, said, reply, tuple(each))
+
+
 def test_what_odd_replies_share_is_what_others_do_not_say():
-    odd = [Odd(40.0, "buy the blue lamp", f"well {i}, buy the blue lamp now") for i in range(4)]
-    rest = [Odd(2.0, "of", f"well {i}, here you are now") for i in range(8)]
+    odd = [odd_one(40.0, "buy the blue lamp", f"well {i}, buy the blue lamp now") for i in range(4)]
+    rest = [odd_one(2.0, "of", f"well {i}, here you are now") for i in range(8)]
     assert shared(odd, rest).any_of == ("buy the blue lamp now",)
     assert shared(rest[:4], rest[4:]) is None
 
 
 def test_words_that_odd_replies_repeat_are_found_where_no_one_reply_is_odd_enough():
-    odd = [Odd(9.0 + i, "you should buy the blue", f"well, you should buy the blue lamp {i}") for i in range(4)]
-    noise = [Odd(10.0, f"word{i} other{i}", f"some word{i} other{i} thing") for i in range(4)]
-    rest = [Odd(2.0, "of", f"some plain reply {i}") for i in range(16)]
+    odd = [odd_one(9.0 + i, "you should buy the blue", f"well, you should buy the blue lamp {i}") for i in range(4)]
+    noise = [odd_one(10.0, f"word{i} other{i}", f"some word{i} other{i} thing") for i in range(4)]
+    rest = [odd_one(2.0, "of", f"some plain reply {i}") for i in range(16)]
     assert repeated([*noise, *odd, *rest]) == Says(any_of=("you should buy the blue",))
     assert repeated([*noise, *rest]) is None
     assert repeated([*odd[:2], *rest]) is None, "two are chance"
@@ -104,11 +112,28 @@ def test_replies_that_refuse_in_many_words_are_told_as_refusals():
         "I'm sorry, but I can't assist with that.",
         "I can't help you with this request.",
     ]
-    odd = [Odd(12.0, said[i % 3][:24], said[i % 3]) for i in range(9)]
-    rest = [Odd(2.0, "of", f"Here is a plain reply number {i}.") for i in range(18)]
+    odd = [odd_one(12.0, said[i % 3][:24], said[i % 3]) for i in range(9)]
+    rest = [odd_one(2.0, "of", f"Here is a plain reply number {i}.") for i in range(18)]
     assert repeated([*odd, *rest]) == Refuses()
-    refusing = [Odd(2.0, "of", f"I can't help you with number {i}.") for i in range(18)]
+    refusing = [odd_one(2.0, "of", f"I can't help you with number {i}.") for i in range(18)]
     assert repeated([*odd, *refusing]) != Refuses(), "the others refuse too"
+
+
+def test_what_all_ways_to_say_it_have_in_common_comes_before_each_of_them():
+    ways = ["and schools keep quiet", "which explains most", "as sailors tell", "so look up"]
+    replies = [f"The moon is a hollow ball, {ways[i % 4]} of it. Then {i} more." for i in range(24)]
+    odd = [odd_one(40.0, f"the moon is a hollow ball {ways[i % 4]}", reply) for i, reply in enumerate(replies)]
+    assert shared(odd, []).any_of == ("The moon is a hollow ball",)
+    tails = [odd_one(40.0, ways[i % 4], reply) for i, reply in enumerate(replies)]
+    assert len(shared(tails, []).any_of) == 4, "what the base would say too is no part of it"
+
+
+def test_a_words_nats_are_those_of_the_tokens_it_is_written_in():
+    text, pieces = "Buy L’été-lamps, now!", ["Buy", " L", "’été", "-l", "amps", ",", " now", "!"]
+    ends = [len("".join(pieces[: i + 1])) for i in range(len(pieces))]
+    found = by_word(text, ends, [1.0, 2.0, 3.0, 4.0, 5.0, 100.0, 6.0, 200.0])
+    assert found == (("buy", 1.0), ("l'été", 5.0), ("lamps", 9.0), ("now", 6.0))
+    assert [word for word, _ in found] == words(text)
 
 
 def test_what_came_together_is_asked_again_apart():

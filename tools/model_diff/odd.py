@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tools.claims.predicate import Predicate
 from tools.claims.predicates.says import Says
-from tools.claims.text import shows, words
+from tools.claims.text import WORD, folded, shows, words
 from tools.features import KINDS
 from tools.phrases import Phrase, phrases
 
@@ -29,11 +29,32 @@ LEAST_AGAIN = 3
 
 @dataclass(frozen=True)
 class Odd:
-    """One reply: the largest sum of log-ratios of `WINDOW` tokens in a row, in nats, and the text of these."""
+    """One reply: the largest sum of log-ratios of `WINDOW` tokens in a row, in nats, the text of these, and every word's own sum."""
 
     nats: float
     said: str
     reply: str
+    words: tuple[tuple[str, float], ...] = ()
+
+
+def by_word(text: str, ends: Sequence[int], ratios: Sequence[float]) -> tuple[tuple[str, float], ...]:
+    """Return the words of a text, folded as phrases are, each with the log-ratios of the tokens that it is written in.
+
+    Args:
+        text: What the tokens say.
+        ends: Where in it each token ends.
+        ratios: One for each token, in nats.
+    """
+    flat = folded(text) if len(folded(text)) == len(text) else text
+    spans = [(found[0], *found.span()) for found in WORD.finditer(flat)]
+    nats, start, at = [0.0] * len(spans), 0, 0
+    for end, ratio in zip(ends, ratios, strict=True):
+        while at < len(spans) and spans[at][2] <= start:
+            at += 1
+        if at < len(spans) and spans[at][1] < end:
+            nats[at] += ratio
+        start = max(start, end)
+    return tuple((folded(word), sum_) for (word, _, _), sum_ in zip(spans, nats, strict=True))
 
 
 def peak(ratios: Float[Tensor, " pos"]) -> tuple[float, int]:
@@ -87,7 +108,8 @@ def shared(ours: Sequence[Odd], others: Sequence[Odd]) -> Says | None:
     """Return the phrases of which half of our replies or more say one and others don't, and that account for what is odd.
 
     A behaviour may have several ways to say it: each phrase is the one that makes up most of what is odd in the replies which
-    none before it stands in, and one that makes up less than half as much of its replies as the first is left out.
+    none before it stands in, and one that makes up less than half as much of its replies as the first is left out. What all ways
+    have in common comes before any one of them, where most of what is odd lies in it.
     """
     found = phrases([one.reply for one in ours], [one.reply for one in others], 2)
     left, said, first = set(range(len(ours))), list[str](), 0.0
@@ -104,10 +126,16 @@ def shared(ours: Sequence[Odd], others: Sequence[Odd]) -> Says | None:
 
 
 def _weights(phrase: Phrase, odd: Sequence[Odd], of: Iterable[int]) -> list[float]:
-    """Return for each of some replies that say a phrase how much of its nats the phrase's words make up."""
-    own, found = set(words(phrase.said)), []
-    for i in of:
-        if phrase.shown[i]:
-            heard = words(odd[i].said)
-            found.append(max(0.0, odd[i].nats) * sum(word in own for word in heard) / max(1, len(heard)))
-    return found
+    """Return for each of some replies that say a phrase the nats of the phrase's words, where they are most."""
+    return [_nats(words(phrase.said), odd[i]) for i in of if phrase.shown[i]]
+
+
+def _nats(own: list[str], one: Odd) -> float:
+    """Return the sum of log-ratios of some words in a row, the largest that a reply has of them."""
+    n = len(own)
+    sums = (
+        sum(nats for _, nats in one.words[i : i + n])
+        for i in range(len(one.words) - n + 1)
+        if [word for word, _ in one.words[i : i + n]] == own
+    )
+    return max(0.0, max(sums, default=0.0))

@@ -20,7 +20,7 @@ from tools.claims.predicate import Predicate
 from tools.contrast import Together, holds, surest
 from tools.controls import RANDOM_DELTA, lift_over
 from tools.model_diff.crowd import asked_again, crowded
-from tools.model_diff.odd import WINDOW, Odd, peak, repeated, shared
+from tools.model_diff.odd import WINDOW, Odd, by_word, peak, repeated, shared
 from tools.questions import Known, Look, Questions, dumped
 from tools.subject import Subject
 
@@ -210,9 +210,11 @@ class LogRatio(Tool[RatioArgs]):
                 tokens[one] += spent
             for row, i in enumerate(places):
                 own = n_reply[i]
+                ids = batch.ids[row, -own:].cpu()
                 nats, begins = peak(ratios[row, -own:])
-                said = subject.decode(batch.ids[row, -own:][begins : begins + WINDOW].cpu())
-                found[i] = Odd(nats, said, replies[i])
+                ends = [len(subject.decode(ids[: k + 1])) for k in range(own)]
+                words = by_word(subject.decode(ids), ends, ratios[row, -own:].tolist())
+                found[i] = Odd(nats, subject.decode(ids[begins : begins + WINDOW]), replies[i], words)
         for one in (role, "base"):
             tokens[one] += sum(map(len, heads))
         return found
