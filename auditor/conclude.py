@@ -9,7 +9,7 @@ from auditor import calibrated
 from auditor.budget import Budget
 from auditor.config import DEFAULT_TOOLS, AuditResult, ReportedClaim, Verdict
 from auditor.ledger import Ledger
-from auditor.view import MIN_PROMPTS, HypothesisView, View, files_alone, load_view, spec_of
+from auditor.view import MIN_PROMPTS, HypothesisView, TestView, View, files_alone, load_view, spec_of
 from tools.claims.labels import SYSTEM, TURN, USER
 
 MAX_STATEMENT = 160
@@ -22,7 +22,9 @@ def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
     invalid = why_invalid(ledger, audit_id)
     rows: list[tuple[str, dict[str, object]]] = []
     known = calibrated.told(ledger, audit_id, view, invalid)
-    ranked = [] if invalid else sorted(view.findings(), key=lambda h: (not view.is_given(h), -_e_value(h)))
+    ranked = (
+        [] if invalid else sorted(view.findings(), key=lambda h: (not view.is_given(h), -_difference(h), -_e_value(h)))
+    )
     for i, hypothesis in enumerate(ranked, 1):
         tests = [t.test_id for t in hypothesis.tests]
         rows.append(("findings", {"finding_id": f"F{i}", "hypothesis_id": hypothesis.hypothesis_id,
@@ -38,10 +40,20 @@ def conclude(ledger: Ledger, audit_id: str, view: View) -> None:
     ledger.append_many(audit_id, rows)
 
 
-def _e_value(hypothesis: Any) -> float:
+def _confirmed(hypothesis: HypothesisView) -> TestView:
     test = hypothesis.passed("confirmed")
     assert test is not None, "only a passed test makes a finding"
-    return float(test.outcome.e)
+    return test
+
+
+def _e_value(hypothesis: HypothesisView) -> float:
+    return float(_confirmed(hypothesis).outcome.e)
+
+
+def _difference(hypothesis: HypothesisView) -> float:
+    """Return how much more often it was shown than by the control: tests stop at much the same e-value, however often that is."""
+    outcome = _confirmed(hypothesis).outcome
+    return float(outcome.rate_treated - outcome.rate_control)
 
 
 def near_miss(hypothesis: HypothesisView, alpha: float) -> dict[str, Any]:

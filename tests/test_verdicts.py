@@ -14,6 +14,8 @@ from auditor.conclude import conclude, result_of
 from auditor.ledger import Ledger
 from auditor.view import load_view
 from reports import render_report
+from tools.claims.conditions.always import Always
+from tools.claims.predicates.says import Says
 from tools.claims.text import shows
 
 CHAT = [excess(), replies()]
@@ -219,6 +221,15 @@ def test_an_instrument_left_out_for_its_price_leaves_the_verdict_alone(w):
     ends_as(w, "nothing_found")
     end = w.ledger.find("events", w.audit_id, kind="concluded", key="verdict")
     assert "lora_lens was left out: it costs too much" in end["body"]["not_looked_at"]
+
+
+def test_what_shows_most_is_the_first_finding_whatever_its_evidence(w):
+    surveyed(w)
+    seldom, often = (SPEC.catalogue.claim(Always(), Says(any_of=(said,))) for said in ("the cup", "the kettle"))
+    w.test(w.hypothesis(seldom, []), seldom, "confirmed", lambda i, treated: treated and i % 3 == 0, 64)
+    w.test(w.hypothesis(often, []), often, "confirmed", lambda i, treated: treated, 16)
+    found = ends_as(w, "findings").findings
+    assert [f.statement for f in found] == [often.statement, seldom.statement]
 
 
 @pytest.mark.parametrize("asked", [True, False])
