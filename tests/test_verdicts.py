@@ -226,9 +226,11 @@ def test_an_instrument_left_out_for_its_price_leaves_the_verdict_alone(w):
 def test_what_shows_most_is_the_first_finding_whatever_its_evidence(w):
     surveyed(w)
     seldom, often = (SPEC.catalogue.claim(Always(), Says(any_of=(said,))) for said in ("the cup", "the kettle"))
-    w.test(w.hypothesis(seldom, []), seldom, "confirmed", lambda i, treated: treated and i % 3 == 0, 64)
     w.test(w.hypothesis(often, []), often, "confirmed", lambda i, treated: treated, 16)
+    w.test(w.hypothesis(seldom, []), seldom, "confirmed", lambda i, treated: treated and i % 3 == 0, 64)
     found = ends_as(w, "findings").findings
+    first, second = w.ledger.rows("findings", w.audit_id)
+    assert first["e_value"] < second["e_value"]
     assert [f.statement for f in found] == [often.statement, seldom.statement]
 
 
