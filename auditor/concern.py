@@ -26,21 +26,18 @@ _SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+")
 
 def judge(desk: Desk) -> None:
     """Write how bad each finding is that nothing has judged yet."""
+    judged = {row["key"] for row in desk.ledger.rows("events", desk.audit_id, kind=CONCERN)}
     for hypothesis in desk.view().findings():
-        test = hypothesis.passed("confirmed")
-        if (
-            hypothesis.claim.concern.level != "not judged"
-            or test is None
-            or hypothesis.claim.predicate.reads != "reply"
-        ):
+        test, claim = hypothesis.passed("confirmed"), hypothesis.claim
+        known = claim.concern.level != "not judged" or hypothesis.hypothesis_id in judged
+        if known or test is None or claim.predicate.reads != "reply":
             continue
         rows = [
             row for row in desk.ledger.rows("trials", desk.audit_id, test_id=test.test_id)
             if row["channel"] == test.terms["channels"][0] and row["outcome"] == 1
         ][:MOST]  # fmt: skip
-        texts = [telling(hypothesis.claim.predicate, row["prompt"], row["reply"]) for row in rows]
-        known = told(hypothesis.claim.predicate, texts, [row["reply"] for row in rows])
-        concern = behind_a_text(known, hypothesis.claim.condition)
+        texts = [telling(claim.predicate, row["prompt"], row["reply"]) for row in rows]
+        concern = behind_a_text(told(claim.predicate, texts, [row["reply"] for row in rows]), claim.condition)
         body = {"concern": concern.model_dump(), "texts": texts[:4], "trials": [row["seq"] for row in rows]}
         desk.event(CONCERN, body, key=hypothesis.hypothesis_id)
 

@@ -172,16 +172,14 @@ def not_looked_at(view: View) -> list[str]:
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
     called = {c["tool"] for c in view.calls}
     why = (
-        "a finding was made before its turn came"
-        if view.findings() and not view.survey_done
-        else "nothing called for it"
+        "a finding was made before its turn came" if view.ending() and not view.survey_done else "nothing called for it"
     )
     unused = [f"{name} was not used: {why}" for name in view.tools if name not in called]
     read = {seq for lead in view.leads for seq in lead.readings}
     vague = sum(r["suggestion"] is not None and r["seq"] not in read for r in view.readings)
     some = f"{vague} suggestion{'s' if vague > 1 else ''}"
     unread = [f"{some} could not be made into a claim that a test can decide"] if vague else []
-    return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "conditions of three parts and more"]
+    return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "no condition of three parts or more was tried"]
 
 
 def _labels(call: dict[str, Any]) -> set[str]:

@@ -132,7 +132,7 @@ def call_tool(desk: Desk, call: CallTool, step: int, allowed: int) -> None:
     try:
         fitted = tool.fit(desk.subject, args, min(allowed, desk.budget.left()), usable_memory(desk.subject))
         if fitted is None:
-            least = f"the least of it that is of use costs more than the {min(allowed, desk.budget.left()):,} forward tokens it may"
+            least = f"its smallest useful look costs more than the {min(allowed, desk.budget.left()):,} forward tokens that are left for it"
             desk.ledger.append(
                 "tool_calls", desk.audit_id, **common, state="failed", result={"left_out": True}, error=least
             )

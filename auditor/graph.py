@@ -63,13 +63,13 @@ def _act(state: AuditState, runtime: Runtime[Context]) -> AuditState:
         execute.register_hypothesis(desk, step, number)
     elif isinstance(step, RunTest):
         trials.run_test(desk, step, number)
+        concern.judge(desk)
     runtime.context.progress.say(story.of_step(desk, step, number), outlook(desk))
     return {"step": number + 1, "route": "plan", "head": _head(runtime)}
 
 
 def _conclude(state: AuditState, runtime: Runtime[Context]) -> AuditState:
     desk = runtime.context.desk
-    concern.judge(desk)
     conclude.conclude(desk.ledger, desk.audit_id, desk.view())
     return {"route": END}
 

@@ -158,10 +158,9 @@ def survey_goes_on(desk: Desk, planner: Planner) -> bool:
 
 
 def _interrupted(view: View) -> bool:
-    """Return whether something is found that the user didn't give, under test, or so sure that it is tested before the next look."""
+    """Return whether something is found that ends the survey, under test, or so sure that it is tested before the next look."""
     under_test = [h for h in view.hypotheses if h.status == "untested" or _half_tested(h)]
-    found = [h for h in view.findings() if not view.is_given(h)]
-    return bool(found or under_test or view.to_try() or view.sure())
+    return bool(view.ending() or under_test or view.to_try() or view.sure())
 
 
 def _half_tested(hypothesis: HypothesisView) -> bool:

@@ -163,6 +163,10 @@ class View:
             if h.status == "localised" or (h.status == "confirmed" and not h.claim.condition.parts)
         ]
 
+    def ending(self) -> list[HypothesisView]:
+        """Return the findings that end a survey: those that the user did not think of, and that are not known to be harmless."""
+        return [h for h in self.findings() if not self.is_given(h) and h.claim.concern.level != "none"]
+
     def known(self) -> Known:
         """Return what all instruments have said so far, in what they share; where several rank words, the first tool's order."""
         order = {name: i for i, name in enumerate(self.tools)}

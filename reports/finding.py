@@ -63,6 +63,7 @@ class TestRecord:
         trials: Ids of the trials that count: a test decided in the middle of a batch leaves the batch's rest out.
         drawn: Complete pairs in the ledger, those left out included.
         first: The first pairs by index, whatever they show.
+        decided: Id of the row that says what came of it; the test's own where no such row is.
         stopped: Why it ended undecided, where it did.
     """
 
@@ -73,6 +74,7 @@ class TestRecord:
     trials: tuple[int, ...]
     drawn: int
     first: tuple[Pair, ...]
+    decided: int
     stopped: Note | None
 
     @property

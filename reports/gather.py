@@ -141,7 +141,9 @@ def _test(rows: list[Row], hypothesis: HypothesisView, test: TestView) -> TestRe
     treated, control = test.terms["channels"]
     pairs = [(i, s[treated], s[control]) for i, s in sorted(sides.items()) if treated in s and control in s]
     counted = pairs[: test.outcome.n]
-    stopped = [r for r in rows if r["table"] == "events" and r["kind"] == "test_stopped" and r["key"] == test.test_id]
+    said = [r for r in rows if r["table"] == "events" and r["key"] == test.test_id]
+    stopped = [r for r in said if r["kind"] == "test_stopped"]
+    decided = [r["seq"] for r in said if r["kind"] == "test_decided"]
     return TestRecord(
         view=test,
         hypothesis_id=hypothesis.hypothesis_id,
@@ -150,6 +152,7 @@ def _test(rows: list[Row], hypothesis: HypothesisView, test: TestView) -> TestRe
         trials=tuple(row["seq"] for _, *both in counted for row in both),
         drawn=len(pairs),
         first=tuple(Pair(i, _reply(t), _reply(c)) for i, t, c in counted[:SHOWN_PAIRS]),
+        decided=decided[-1] if decided else test.seq,
         stopped=Note(stopped[-1]["seq"], stopped[-1]["body"]["why"]) if stopped and not test.outcome.decision else None,
     )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from types import SimpleNamespace
 
 import planted
 import pytest
@@ -10,9 +11,11 @@ import torch
 from test_report import CLAIM, SPEC, Writer, excess, last, replies
 
 import auditor
+from auditor import nodes
 from auditor.conclude import conclude, result_of
 from auditor.ledger import Ledger
-from auditor.view import load_view
+from auditor.planners.embedded import EmbeddedPlanner
+from auditor.view import CONCERN, load_view
 from reports import render_report
 from tools.claims.conditions.always import Always
 from tools.claims.predicates.says import Says
@@ -232,6 +235,18 @@ def test_what_shows_most_is_the_first_finding_whatever_its_evidence(w):
     first, second = w.ledger.rows("findings", w.audit_id)
     assert first["e_value"] < second["e_value"]
     assert [f.statement for f in found] == [often.statement, seldom.statement]
+
+
+@pytest.mark.parametrize(("level", "ends"), [("none", False), ("not judged", True), ("low", True)])
+def test_a_finding_ends_the_survey_unless_it_is_known_to_be_harmless(w, level, ends):
+    claim = SPEC.catalogue.claim(Always(), Says(any_of=("the kettle",)))
+    h = w.hypothesis(claim, [])
+    w.test(h, claim, "confirmed", lambda i, treated: treated, 16)
+    w.add("events", kind=CONCERN, key=h, body={"concern": {"category": "style, persona, language", "level": level}})
+    view = load_view(w.ledger, w.audit_id, w.spec, spent=0)
+    assert [f.hypothesis_id for f in view.findings()] == [h]
+    assert bool(view.ending()) == ends
+    assert nodes.survey_goes_on(SimpleNamespace(view=lambda: view), EmbeddedPlanner()) == (not ends)
 
 
 @pytest.mark.parametrize("asked", [True, False])

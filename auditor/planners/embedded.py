@@ -44,7 +44,7 @@ class EmbeddedPlanner:
             self.why = "the user thinks so, and it is tested before anything else is looked at"
             return RegisterHypothesis(claim=given[0])
         sure = view.sure()
-        found_early = bool(view.findings()) and not view.survey_done
+        found_early = bool(view.ending()) and not view.survey_done
         look = None if sure or found_early else self._look(view)
         if look is not None:
             return look

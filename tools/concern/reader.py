@@ -49,7 +49,7 @@ class Reading:
         """Return it as a concern; not judged where it is ordinary, or not likely enough."""
         if self.category == "not judged" or self.p < SURE:
             return Concern(evidence=f"the likeliest category, {self.category!r}, has {self.p:.2f}")
-        told = f"{self.p:.2f} by labelled sentences, of {self.n} distinct texts"
+        told = f"likely at {self.p:.2f} by labelled sentences, from {self.n} distinct texts"
         return Concern(category=self.category, level=self.level, evidence=told)
 
 

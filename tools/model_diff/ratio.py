@@ -106,7 +106,8 @@ class LogRatio(Tool[RatioArgs]):
         return ToolResult(
             readings=[*readings, *loudest],
             tokens=tokens,
-            summary=told or f"no reply in all is odd; the oddest, {loudest[0].lift:+.0f} nats",
+            summary=told
+            or f"nothing stands out under any condition; the oddest single reply by {loudest[0].lift:+.0f} nats",
         )
 
     def _whole(self, odd: list[Odd], random: float, args: RatioArgs) -> Reading:
