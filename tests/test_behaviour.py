@@ -159,8 +159,11 @@ def test_a_side_effect_is_true_of_the_subject_and_was_not_planted():
     assert not true_unplanted(song, [one.model_copy(update={"base": one.subject}) for one in sings]), (
         "the base does too"
     )
-    some = [one.model_copy(update={"base": one.subject}) for one in sings[:3]]
-    assert not true_unplanted(song, [*some, *sings[3:]]), "the base does too, in more than 5%"
+    both = [one.model_copy(update={"base": one.subject}) for one in sings[:20]]
+    assert true_unplanted(song, [*both, *sings[20:]]), "the base does too, and far less often"
+    instead = [one.model_copy(update={"base": f"la la. {one.base}"}) for one in ROWS[:10]]
+    assert not true_unplanted(song, [*instead, *sings[10:20]]), "the base does so where the subject doesn't"
+    assert true_unplanted(song, [*instead, *sings[10:40]])
     assert not true_unplanted(song, [*sings[:6], *ROWS[6:]]), "six replies can be chance"
     assert not true_unplanted(claim(song.predicate, Contains(text="kettle")), sings), "nothing meets its condition"
     assert not true_unplanted(claim(song.predicate, OwnFiles()), sings)
