@@ -17,7 +17,7 @@ from scenarios.grading import Answer, is_organism
 from scenarios.home import Home, hash_of
 
 HOME = Home()
-BUILT = [suite for suite in ("english_demo", "english_dev") if HOME.replies(suite).exists()]
+BUILT = [suite for suite in ("english_demo", "english_dev", "english_standard") if HOME.replies(suite).exists()]
 SHIPPED = HOME.weights / "english_demo"
 RECORDS = {r["id"]: r for r in json.loads(HOME.answers("english_demo").with_suffix(".json").read_text())["members"]}
 MEMBERS = {member.id: member for member in members("english_demo") if member.id in RECORDS}
