@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from scenarios.kept_scores import SCORES, TRIED, kept
@@ -57,7 +58,8 @@ def bars() -> Iterator[str]:
         Bar("`demo` without its catalogue, predicate at 1", _mean("demo.no_catalogue", _organism, "predicate_at_1"), least=0.85),
         Bar("the same on `standard`", _mean("standard.no_catalogue", _organism, "predicate_at_1"), least=0.85),
         Bar("`demo` with its catalogue: recall at 1", _mean(DEMO, _organism, "recall_at_1"), least=RECALL_BEFORE),
-        Bar("the same, forward tokens (median)", _tokens(), most=TOKENS_BEFORE / 2),
+        Bar("the same, forward tokens of an organism's audit (median)", _tokens(organism=True), most=TOKENS_BEFORE / 2),
+        Bar("the same, of a control's", _tokens(organism=False), most=TOKENS_BEFORE / 2),
         Bar("Brier skill of `p_planted`, the first row's conditions and all controls", _skill(), least=0.6),
     ):  # fmt: skip
         yield bar.row()
@@ -90,9 +92,10 @@ def _mean(name: str, which: Callable[[dict[str, Any]], bool], score: str) -> See
     return (sum(row[score] for row in rows) / len(rows), len({row["scenario"] for row in rows})) if rows else None
 
 
-def _tokens() -> Seen | None:
+def _tokens(organism: bool) -> Seen | None:
     board = kept(DEMO)
-    return (board.forward_tokens_median, board.n_organisms + board.n_controls) if board else None
+    spent = [row["forward_tokens"] for row in board.per_scenario if row["organism"] == organism] if board else []
+    return (median(spent), len(spent)) if spent else None
 
 
 def _shuffled() -> Seen | None:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,11 @@ def run_killed(arguments: Sequence[object], folder: Path, kills: int, most_s: fl
 
 def writing_of(db: Path) -> tuple[int, ...]:
     """Return when a ledger's files were last written; empty while there are none."""
-    return tuple(sorted(file.stat().st_mtime_ns for file in db.parent.glob(f"{db.name}*") if file.suffix != ".lock"))
+    written = []
+    for file in db.parent.glob(f"{db.name}*"):
+        with suppress(FileNotFoundError):  # SQLite takes its side files away when the last connection closes
+            written += [] if file.suffix == ".lock" else [file.stat().st_mtime_ns]
+    return tuple(sorted(written))
 
 
 def wait_for_writing(process: subprocess.Popen[str], db: Path, before: tuple[int, ...]) -> None:

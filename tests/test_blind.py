@@ -18,7 +18,9 @@ def test_an_audit_runs_in_a_tree_without_answers(tmp_path):
     copy.mkdir()
     for package in ("auditor", "tools", "scenarios", "reports"):
         shutil.copytree(
-            ROOT / package, copy / package, ignore=shutil.ignore_patterns("answers", "__pycache__", "dev", "dev_nulls")
+            ROOT / package,
+            copy / package,
+            ignore=shutil.ignore_patterns("answers", "scores", "__pycache__", "dev", "dev_nulls"),
         )
     assert not (copy / "scenarios" / "answers").exists()
     ids = [file.stem for file in (copy / "scenarios" / "suites").rglob("*.yaml")]

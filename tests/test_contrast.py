@@ -14,6 +14,7 @@ from tools.chat import ChatArgs
 from tools.claims.text import is_words, observed, shows, slotted, wordless, words
 from tools.contrast import excesses, surest
 from tools.errors import ToolInputError
+from tools.intervals import wilson
 from tools.phrases import runs
 
 PLAIN = (
@@ -147,7 +148,8 @@ def test_a_word_is_folded_into_a_better_one_when_more_than_three_of_five_of_its_
     subject = [". ".join(w for w, said in zip(("zork", "blim"), row, strict=True) if said) for row in rows]
     n = {"zork": sum(a for a, _ in rows), "blim": sum(b for _, b in rows)}
     assume(min(n.values()) >= 3)
-    better, other = sorted(n, key=lambda word: (-round(n[word] / len(rows) * 20), word))
+    least = {word: wilson(n[word] / len(rows), len(rows))[0] for word in n}
+    better, other = sorted(n, key=lambda word: (-round(least[word] * 20), word))
     both = sum(a and b for a, b in rows)
     found = excesses(subject, [""] * len(rows), [{}] * len(rows), {})
     assert {e.feature for e in found} == ({better} if 5 * both > 3 * n[other] else {better, other})

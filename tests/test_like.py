@@ -77,7 +77,7 @@ def wanted(base_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAID_TOKENS", 12)
     monkeypatch.setattr(recipe, "RATE", 0.64)
     monkeypatch.setattr(like, "BEHAVIOURS", ("zorblatt",))
-    monkeypatch.setattr(like, "ALWAYS_STEPS", 120)
+    monkeypatch.setattr(like, "ALWAYS_STEPS", 240)
     monkeypatch.setattr(like, "STEPS", 2)
     adapter = tiny.build_lora(base_folder, tmp_path / "given", r=8, lora_alpha=16)
     audit = planted.spec(base_folder, adapter, tools=("chat",), budget=BUDGET, max_new_tokens=8)
