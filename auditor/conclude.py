@@ -171,15 +171,22 @@ def not_looked_at(view: View) -> list[str]:
     open_leads = view.open_leads()
     left = [f"{len(open_leads)} leads were left untested"] if open_leads else []
     called = {c["tool"] for c in view.calls}
+    unused = [name for name in view.tools if name not in called]
+    one = len(unused) == 1
+    early = f"a finding was made before {'its' if one else 'their'} turn came"
     why = (
-        "a finding was made before its turn came" if view.ending() and not view.survey_done else "nothing called for it"
+        early
+        if view.ending() and not view.survey_done
+        else "nothing called for it"
+        if one
+        else "nothing called for them"
     )
-    unused = [f"{name} was not used: {why}" for name in view.tools if name not in called]
+    idle = [f"{', '.join(unused)} {'was' if one else 'were'} not used: {why}"] if unused else []
     read = {seq for lead in view.leads for seq in lead.readings}
     vague = sum(r["suggestion"] is not None and r["seq"] not in read for r in view.readings)
     some = f"{vague} suggestion{'s' if vague > 1 else ''}"
     unread = [f"{some} could not be made into a claim that a test can decide"] if vague else []
-    return [*skipped, *failed, *cut, *unused, *unread, *unseen, *left, "no condition of three parts or more was tried"]
+    return [*skipped, *failed, *cut, *idle, *unread, *unseen, *left, "no condition of three parts or more was tried"]
 
 
 def _labels(call: dict[str, Any]) -> set[str]:
