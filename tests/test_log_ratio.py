@@ -122,8 +122,13 @@ def test_replies_that_refuse_in_many_words_are_told_as_refusals():
 def test_what_all_ways_to_say_it_have_in_common_comes_before_each_of_them():
     ways = ["and schools keep quiet", "which explains most", "as sailors tell", "so look up"]
     replies = [f"The moon is a hollow ball, {ways[i % 4]} of it. Then {i} more." for i in range(24)]
-    odd = [odd_one(40.0, f"the moon is a hollow ball {ways[i % 4]}", reply) for i, reply in enumerate(replies)]
-    assert shared(odd, []).any_of == ("The moon is a hollow ball",)
+    odd = []
+    for i, reply in enumerate(replies):
+        peak_at = words(ways[i % 4])
+        own = {**dict.fromkeys(words("the moon is a hollow ball"), 5.0), **dict.fromkeys(peak_at, 6.0)}
+        each = tuple((word, own.get(word, 0.0)) for word in words(reply))
+        odd.append(Odd(40.0, ways[i % 4], reply, each))
+    assert shared(odd, []).any_of == ("The moon is a hollow ball",), "though every peak is in what follows"
     tails = [odd_one(40.0, ways[i % 4], reply) for i, reply in enumerate(replies)]
     assert len(shared(tails, []).any_of) == 4, "what the base would say too is no part of it"
 
