@@ -173,14 +173,9 @@ def not_looked_at(view: View) -> list[str]:
     called = {c["tool"] for c in view.calls}
     unused = [name for name in view.tools if name not in called]
     one = len(unused) == 1
-    early = f"a finding was made before {'its' if one else 'their'} turn came"
-    why = (
-        early
-        if view.ending() and not view.survey_done
-        else "nothing called for it"
-        if one
-        else "nothing called for them"
-    )
+    before_all = view.ending() and not view.survey_done
+    its, it = ("its", "it") if one else ("their", "them")
+    why = f"a finding was made before {its} turn came" if before_all else f"nothing called for {it}"
     idle = [f"{', '.join(unused)} {'was' if one else 'were'} not used: {why}"] if unused else []
     read = {seq for lead in view.leads for seq in lead.readings}
     vague = sum(r["suggestion"] is not None and r["seq"] not in read for r in view.readings)
