@@ -961,3 +961,14 @@ print(sorted(heavy & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
     assert (tmp_path / "out" / "report.md").read_text() == markdown(ledger, "aa11")
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_model_that_was_held_against_itself_is_said_to_be_so_at_once(tmp_path: Path, one: bool) -> None:
+    with closing(Ledger.open(tmp_path / "auditor.db")) as ledger:
+        w = Writer(ledger, "aa11")
+        text = "no adapter was given: subject and base are one" if one else "the subject differs from its base"
+        w.event("subject_checked", {"changed": None if one else True, "text": text}, key="check")
+        w.conclude("nothing_found", "the survey was made")
+        first = markdown(ledger, "aa11").split("\n## ")[0]
+    assert ("Subject and base are one here, so that there was no difference to find" in first) == one
